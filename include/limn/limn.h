@@ -1,0 +1,180 @@
+// limn: FLUX.2 as a library. A program that draws:
+//
+//     #include <limn/limn.h>
+//     struct limn_error error = {0};
+//     struct limn_model *model = limn_open("models/pictogram", NULL, &error);
+//     struct limn_request request;
+//     limn_request_init(&request);
+//     request.prompt = "a red circle above a blue square";
+//     struct limn_result *result = model ? limn_run(model, &request, &error) : NULL;
+//     if (!result || !limn_image_save(&result->images[0], "out.png", NULL, &error)) fprintf(stderr, "%s\n", error.message);
+//     limn_result_free(result);
+//     limn_close(model);
+//
+// Every function may be called from any thread. Requests of one model run one after another, in the order in which
+// limn_run was called; separate models are independent of each other.
+#ifndef LIMN_H
+#define LIMN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LIMN_REFERENCES_MOST 4  // reference images of one request
+#define LIMN_COUNT_MOST      10 // pictures of one request
+#define LIMN_STEPS_MOST      200
+#define LIMN_SIDE_LEAST      64   // pixels; a model may be narrower
+#define LIMN_SIDE_MOST       4096 // pixels
+
+enum limn_status {
+    LIMN_OK = 0,
+    LIMN_BAD_INPUT, // a field or a file is wrong; `field` names it where there is one
+    LIMN_NOT_FOUND,
+    LIMN_IO,
+    LIMN_NO_MEMORY,
+    LIMN_CANCELLED,
+    LIMN_UNSUPPORTED,
+    LIMN_UNAVAILABLE,
+    LIMN_INTERNAL,
+};
+
+struct limn_error {
+    enum limn_status status;
+    char field[64];    // "size", "references[1]", or ""
+    char message[512]; // one line: what was wrong, where, what was expected
+};
+
+const char *limn_version(void); // "0.1.0"
+
+// Space-separated names of the instruction sets that this build and this processor offer, best first.
+const char *limn_isa_names(void);
+
+// ------------------------------------------------------------------------------------------------------------ models
+
+enum limn_compute {
+    LIMN_COMPUTE_AUTO, // bf16 where the transformer's weights are 16-bit, else f32
+    LIMN_COMPUTE_F32,
+    LIMN_COMPUTE_BF16,
+};
+
+struct limn_options {
+    int threads; // 0: one a processor
+    enum limn_compute compute;
+    const char *isa; // NULL: the best; else a name of limn_isa_names()
+};
+
+void limn_options_init(struct limn_options *options);
+
+struct limn_model;
+
+// Opens a model folder (diffusers layout). Weights are mapped, not read: this takes milliseconds. options NULL: defaults.
+// NULL with an error when a file is missing, damaged or of an unknown architecture.
+struct limn_model *limn_open(const char *folder, const struct limn_options *options,
+                             struct limn_error *error);
+
+// Waits for requests in flight. NULL is fine.
+void limn_close(struct limn_model *model);
+
+struct limn_model_info {
+    const char *name; // the folder's own name for the model; borrowed from it
+    int default_width, default_height;
+    int default_steps;
+    float default_guidance;
+    int side_multiple; // widths and heights are multiples of it (16)
+    bool has_guidance; // whether guidance has an effect
+    bool trained;      // false for a model of random weights
+    int text_length;   // text positions
+    int64_t transformer_parameters, text_encoder_parameters, autoencoder_parameters;
+};
+
+void limn_model_info(const struct limn_model *model, struct limn_model_info *info);
+
+// ---------------------------------------------------------------------------------------------------------- pictures
+
+// 8-bit sRGB, rows top-down, no padding: width * height * 3 bytes.
+struct limn_image {
+    int width, height;
+    uint8_t *pixels;
+};
+
+// Reads PNG, JPEG or WebP. The pixels are freed by limn_image_free.
+bool limn_image_load(struct limn_image *image, const char *path, struct limn_error *error);
+// Writes by the ending of [path] (.png, .jpg, .jpeg, .webp), whole or not at all. [comment] goes into the metadata.
+bool limn_image_save(const struct limn_image *image, const char *path, const char *comment,
+                     struct limn_error *error);
+void limn_image_free(struct limn_image *image);
+
+// ---------------------------------------------------------------------------------------------------------- requests
+
+enum limn_noise {
+    LIMN_NOISE_F32,  // the reference pipeline's CPU generator in f32
+    LIMN_NOISE_BF16, // what it draws when it runs in bf16
+};
+
+enum limn_stage {
+    LIMN_STAGE_QUEUED,
+    LIMN_STAGE_TEXT,
+    LIMN_STAGE_REFERENCES,
+    LIMN_STAGE_STEPS,
+    LIMN_STAGE_DECODE
+};
+
+struct limn_progress {
+    enum limn_stage stage;
+    int image, images; // picture in work, from 0; pictures in all
+    int step, steps;   // denoising step in work, from 0
+    int block, blocks; // transformer blocks done in this step; layers in the text stage
+    double seconds;    // since the request began to run
+    const struct limn_image
+        *preview; // a picture after a step of preview_steps; else NULL. Borrowed for the call
+};
+
+// Called at least once a block, from the thread that runs the request. Return false to cancel.
+typedef bool limn_progress_function(void *user, const struct limn_progress *progress);
+
+struct limn_request {
+    const char *prompt;                  // UTF-8, required, not empty
+    const struct limn_image *references; // "Image 1" is the first
+    int reference_count;                 // 0 to LIMN_REFERENCES_MOST
+    int width, height;                   // 0, 0: the first reference's size, else the model's default
+    int count;                           // 1 to LIMN_COUNT_MOST; picture k uses seed + k
+    uint64_t seed;                       // below 2^63
+    int steps;                           // 0: the model's
+    float guidance;                      // negative: the model's
+    const float *sigmas;                 // own sigmas, each in (0, 1], falling; NULL: the model's
+    int sigma_count;                     // then also the step count
+    enum limn_noise noise;
+    bool tiling;              // decode in tiles (changes the picture); false decides by memory
+    const int *preview_steps; // after which steps a preview is wanted, from 1; NULL: none
+    int preview_count;
+    limn_progress_function *progress; // NULL: none
+    void *user;
+};
+
+// The defaults: one picture, seed 0, everything else the model's.
+void limn_request_init(struct limn_request *request);
+
+struct limn_result {
+    int count;
+    struct limn_image *images;
+    uint64_t seed; // of the first picture
+    int width, height, steps;
+    float guidance;
+    bool tiled; // memory left no other way, or it was asked for
+    double text_seconds, reference_seconds, step_seconds, decode_seconds; // in all
+};
+
+// Runs a request and returns when it is done. NULL with an error; LIMN_CANCELLED when the progress function said so
+// (also while it waits for its turn: it is called with LIMN_STAGE_QUEUED about ten times a second).
+struct limn_result *limn_run(struct limn_model *model, const struct limn_request *request,
+                             struct limn_error *error);
+void limn_result_free(struct limn_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,59 @@
+// Pictures as limn passes them around, and their way from and to files (libvips). Relies on base, libvips.
+#ifndef LIMN_IMAGE_IMAGE_H
+#define LIMN_IMAGE_IMAGE_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+
+#include <stdint.h>
+
+// 8-bit sRGB, rows top-down, three bytes a pixel, no padding. pixels is owned by the image (image_free).
+struct image {
+    int width, height;
+    uint8_t *pixels;
+};
+
+bool image_alloc(struct image *image, int width, int height, struct error *error);
+void image_free(struct image *image); // {0} again
+
+enum image_format { IMAGE_UNKNOWN, IMAGE_PNG, IMAGE_JPEG, IMAGE_WEBP, IMAGE_GIF, IMAGE_AVIF };
+
+const char *image_format_name(enum image_format format);    // "png"
+const char *image_format_mime(enum image_format format);    // "image/png"
+enum image_format image_format_from_name(const char *name); // also "jpg"; IMAGE_UNKNOWN otherwise
+
+// What a file says of itself in its first bytes; nothing is decoded, no library is called: safe in the server.
+struct image_header {
+    enum image_format format;
+    int width, height;
+};
+bool image_read_header(const void *data, size_t size, struct image_header *header, struct error *error);
+
+// Starts and stops libvips; once a process, before the first decode.
+bool image_library_start(const char *program, struct error *error);
+void image_library_stop(void);
+
+// Decodes PNG, JPEG, WebP, GIF or AVIF as the reference pipeline sees them (Pillow's convert("RGB")): the first frame,
+// orientation NOT applied unless [apply_orientation], grey and palette expanded, CMYK converted, 16 bit scaled to 8, alpha
+// dropped without blending. At most [pixels_most] pixels by header (checked before decoding; 0: 64 Mi) and 32,768 a side.
+// A truncated or corrupt file is an error. Errors begin with [name].
+bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most,
+                  bool apply_orientation, struct image *image, struct error *error);
+
+struct image_metadata {
+    const char *software; // EXIF Software, "AI generated;flux2" as the reference command line writes
+    const char *make;     // EXIF Make
+    const char *comment;  // prompt-free line: model, seed, steps, guidance
+};
+
+struct image_encode_options {
+    enum image_format format; // PNG, JPEG, WEBP (GIF and AVIF where libvips has them)
+    int quality; // 0 to 100: JPEG and WebP quality, PNG compression effort scaled; -1 takes 95 (PNG: 6)
+    struct image_metadata metadata;
+};
+
+// Encodes into [out] (appended).
+bool image_encode(const struct image *image, const struct image_encode_options *options, struct buffer *out,
+                  struct error *error);
+
+#endif

@@ -1,0 +1,67 @@
+// The types in which numbers lie in files and in memory. Relies on nothing.
+#ifndef LIMN_TENSOR_DTYPE_H
+#define LIMN_TENSOR_DTYPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype {
+    DTYPE_NONE = 0,
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_F8_E4M3, // "FN": no infinities, bias 7
+    DTYPE_F8_E5M2,
+    DTYPE_F64,
+    DTYPE_I8,
+    DTYPE_U8,
+    DTYPE_I16,
+    DTYPE_U16,
+    DTYPE_I32,
+    DTYPE_U32,
+    DTYPE_I64,
+    DTYPE_U64,
+    DTYPE_BOOL,
+    DTYPE_COUNT,
+};
+
+// A block type stores [block_values] values in [block_bytes] bytes; plain types have one value a block.
+struct dtype_info {
+    const char *name; // as safetensors spells it: "BF16"
+    int block_values;
+    int block_bytes;
+};
+
+const struct dtype_info *dtype_info(enum dtype type);        // never NULL; "?" for DTYPE_NONE
+enum dtype dtype_from_name(const char *name, size_t length); // DTYPE_NONE for an unknown one
+
+// Bytes of [values] values; values must be a multiple of the block.
+size_t dtype_bytes(enum dtype type, int64_t values);
+
+// bfloat16, rounded to nearest even (NaN stays NaN); exact the other way.
+static inline float bf16_to_f32(uint16_t bits) {
+    union {
+        uint32_t u;
+        float f;
+    } v = {(uint32_t)bits << 16};
+    return v.f;
+}
+
+static inline uint16_t f32_to_bf16(float value) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {value};
+    if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40);
+    return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1)) >> 16);
+}
+
+float f16_to_f32(uint16_t bits);  // IEEE half, exact
+uint16_t f32_to_f16(float value); // rounded to nearest even, overflow to infinity
+
+// Decodes [count] values of [type] (F32, F16, BF16, F64 and the fp8 types; a multiple of the block) into f32.
+// Returns false for a type that holds no real numbers (the integers).
+bool dtype_decode(enum dtype type, const void *from, float *to, int64_t count);
+
+#endif

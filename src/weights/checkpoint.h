@@ -1,0 +1,52 @@
+// Named tensors from files: one safetensors file, or a folder of shards. Relies on base, tensor.
+//
+// File format (safetensors): u64 little-endian length N of a JSON header, the header, then the data. The header maps a
+// tensor's name to {"dtype", "shape", "data_offsets": [begin, end)} relative to byte 8 + N; "__metadata__" maps strings to
+// strings. A shard set has an index file {"metadata": ..., "weight_map": {tensor: file}}.
+//
+// Opening checks everything that the header claims: length, JSON, types, shapes against byte counts, offsets inside the
+// file, no overlaps, no holes, no name twice. What passes can be read without further checks.
+#ifndef LIMN_WEIGHTS_CHECKPOINT_H
+#define LIMN_WEIGHTS_CHECKPOINT_H
+
+#include "base/error.h"
+#include "tensor/tensor.h"
+
+struct checkpoint;
+
+struct checkpoint_entry {
+    const char *name;     // owned by the checkpoint
+    struct tensor tensor; // data is mapped
+    const char *file;     // the file's name, for messages
+};
+
+// Opens a .safetensors file, or a folder that holds "<stem>.safetensors" or "<stem>.safetensors.index.json" for a stem
+// among "diffusion_pytorch_model" and "model", or else exactly one .safetensors file. The files are mapped, not read.
+// Errors name the file and the tensor. The caller closes it; tensors live as long as it does.
+struct checkpoint *checkpoint_open(const char *path, struct error *error);
+void checkpoint_close(struct checkpoint *checkpoint); // NULL is fine
+
+// Parses a header from memory, for tests and fuzzing: [data, data + size) is a whole safetensors file that must outlive it.
+struct checkpoint *checkpoint_parse(const char *name, const void *data, size_t size, struct error *error);
+
+int64_t checkpoint_count(const struct checkpoint *checkpoint);
+// Entries in order of name, index in [0, count).
+const struct checkpoint_entry *checkpoint_entry(const struct checkpoint *checkpoint, int64_t index);
+// NULL when there is none of that name.
+const struct checkpoint_entry *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
+// Value of a "__metadata__" key, NULL when absent.
+const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key);
+
+// Finds a tensor (name by printf) and checks its rank and shape ([shape]: rank values, -1 accepts any and is filled in).
+// False with an error that names file, tensor, and both shapes. Only real-number types pass.
+bool checkpoint_get(const struct checkpoint *checkpoint, struct tensor *tensor, int rank, int64_t *shape,
+                    struct error *error, const char *name, ...) __attribute__((format(printf, 6, 7)));
+
+// Reads a small tensor (norm weights, biases) as f32 into fresh memory (free()). A NaN or infinity is an error.
+float *checkpoint_get_f32(const struct checkpoint *checkpoint, int64_t values, struct error *error,
+                          const char *name, ...) __attribute__((format(printf, 4, 5)));
+
+// Tells the system that the file pages are not needed for now; a later touch reads them again.
+void checkpoint_release_pages(const struct checkpoint *checkpoint);
+
+#endif
