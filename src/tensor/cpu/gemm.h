@@ -1,0 +1,113 @@
+// Products of small blocks: what linear, attention and convolution are built from, one filling an instruction set.
+// Relies on cpu.h.
+//
+// A product multiplies rows, which lie in memory as they are, with panels, which were packed before:
+//
+//     C[row, 16 panel + lane] (+)= sum over segments s, depth d of   rows_s[row, d] * panels_s[panel, d, lane]
+//
+// rows:   row-major, values contiguous along the depth, any distance between rows. A weight as it is in the file
+//         (linear: C is then the transpose of the result), queries or probabilities (attention), pixels of a
+//         channels-last map (convolution: one segment a tap, each with the row pointer shifted).
+// panels: 16 columns side by side ("lanes"). Elements are f32: [depth][16], or bf16: [depth / 2][16][2] (pairs along
+//         the depth next to each other, as dot-product instructions and tiles want them).
+// C:      f32, row-major, any distance between rows; the last panel writes all its 16 lanes, so C has room for them.
+//
+// The element type follows from compute type and instruction set: a set without bf16 products computes bf16 with f32
+// elements that were rounded to bf16 before (gemm_element below). With bf16 elements the depth of a segment is a multiple
+// of GEMM_DEPTH_STEP: pack with zeros behind the end, in rows too (zeros in panels do not hide a NaN in rows).
+// Sums run over the segments in order and over the depth in an order that is fixed for an instruction set.
+#ifndef LIMN_TENSOR_CPU_GEMM_H
+#define LIMN_TENSOR_CPU_GEMM_H
+
+#include "tensor/cpu/cpu.h"
+
+enum {
+    GEMM_LANES = 16,
+    GEMM_DEPTH_STEP = 32, // depths of bf16 products are multiples of this
+};
+
+struct gemm_segment {
+    const void *rows;   // of the first row
+    const void *panels; // of the first panel
+};
+
+struct gemm_product {
+    const struct gemm_segment *segments;
+    int segment_count;
+    int64_t row_count, panel_count, depth; // depth: of each segment, in values
+    int64_t row_stride;                    // values between rows
+    int64_t panel_stride;                  // values between panels (16 * depth where they are dense)
+    float *c;
+    int64_t c_stride; // values between rows of C
+    bool accumulate;  // C += ... rather than C = ...
+};
+
+typedef void gemm_function(const struct gemm_product *product);
+
+struct gemm_kernels {
+    const char *name;
+    bool has_bf16; // whether product_bf16 is there; without it bf16 is computed in rounded f32 elements
+    gemm_function *product_f32, *product_bf16;
+
+    // Converts [count] values of a stored type (F32, F16, BF16; one row) to elements; with [round] f32 elements are
+    // rounded to bf16. `from` need not be aligned.
+    void (*convert_f32)(enum dtype type, const void *from, int64_t count, bool round, float *to);
+    void (*convert_bf16)(enum dtype type, const void *from, int64_t count, uint16_t *to);
+
+    // Packs up to 16 rows of [depth] values (element type) at [row_stride] as the lanes of one panel of [padded] depth;
+    // lanes from [rows] on and depths from [depth] on are zero.
+    void (*pack_rows_f32)(const float *from, int64_t row_stride, int rows, int64_t depth, int64_t padded,
+                          float *to);
+    void (*pack_rows_bf16)(const uint16_t *from, int64_t row_stride, int rows, int64_t depth, int64_t padded,
+                           uint16_t *to);
+    // Packs [depth] rows of [lanes] <= 16 values as one panel whose depth runs along the rows.
+    void (*pack_columns_f32)(const float *from, int64_t row_stride, int lanes, int64_t depth, int64_t padded,
+                             float *to);
+    void (*pack_columns_bf16)(const uint16_t *from, int64_t row_stride, int lanes, int64_t depth,
+                              int64_t padded, uint16_t *to);
+
+    // to[c * to_stride + r] = from[r * from_stride + c] for a [rows, columns] block of f32.
+    void (*transpose)(const float *from, int64_t from_stride, int64_t rows, int64_t columns, float *to,
+                      int64_t to_stride);
+
+    // y[n] = sum over k of stored[n, k] * x[k] for [rows] rows, read once. x: [depth] f32.
+    void (*row_products)(enum dtype type, const void *rows, size_t row_bytes, int64_t row_count,
+                         const float *x, int64_t depth, float *y);
+
+    // One step of the running softmax of attention: for a row of scores [count] (multiple of 16) and its running maximum
+    // and sum, writes exp(scale * score - maximum) as elements to [p], in place of the scores where p is NULL (f32), updates
+    // the maximum and the sum, and returns the factor by which what was summed before must be multiplied.
+    // Scores from [valid] on count as minus infinity.
+    float (*softmax_row)(float *scores, int64_t valid, int64_t count, float scale, float *maximum, float *sum,
+                         uint16_t *p);
+    void (*scale_row)(float *row, int64_t count, float factor); // row *= factor
+
+    // Epilogues of one row of [count] outputs: r is the product, scaled and biased already.
+    void (*bias_row)(float *r, const float *bias, int64_t count);               // r += bias
+    void (*store_row)(const float *r, int64_t count, enum dtype type, void *y); // y = r
+    void (*add_row)(const float *r, const float *gate, int64_t count,
+                    float *y); // y += gate * r; gate NULL: 1
+    void (*gated_silu_row)(const float *a, const float *b, int64_t count, enum dtype type,
+                           void *y); // silu(a) b
+};
+
+// The kernels of an instruction set; one that lacks a function has the next older set's.
+const struct gemm_kernels *gemm_kernels_for(enum cpu_isa isa);
+
+// The element type of rows and panels for a compute type: DTYPE_F32 or DTYPE_BF16.
+static inline enum dtype gemm_element(const struct gemm_kernels *kernels, enum compute compute) {
+    return compute == COMPUTE_BF16 && kernels->has_bf16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+// Depth as panels hold it: rounded up to GEMM_DEPTH_STEP.
+static inline int64_t gemm_depth(int64_t depth) {
+    return (depth + GEMM_DEPTH_STEP - 1) / GEMM_DEPTH_STEP * GEMM_DEPTH_STEP;
+}
+
+// Runs a product with the element type's kernel.
+static inline void gemm_run(const struct gemm_kernels *kernels, enum dtype element,
+                            const struct gemm_product *product) {
+    (element == DTYPE_BF16 ? kernels->product_bf16 : kernels->product_f32)(product);
+}
+
+#endif

@@ -1,0 +1,20 @@
+// The CPU's op table. Relies on cpu.h.
+#include "tensor/cpu/cpu.h"
+
+const struct ops cpu_ops = {
+    .name = "cpu",
+    .linear = cpu_linear,
+    .layer_norm_modulate = cpu_layer_norm_modulate,
+    .rms_norm = cpu_rms_norm,
+    .norm_rope = cpu_norm_rope,
+    .attention = cpu_attention,
+    .embed = cpu_embed,
+    .timestep_embedding = cpu_timestep_embedding,
+    .silu = cpu_silu,
+    .add = cpu_add,
+    .copy = cpu_copy,
+    .conv_pack = cpu_conv_pack,
+    .conv2d = cpu_conv2d,
+    .group_norm = cpu_group_norm,
+    .scale_shift = cpu_scale_shift,
+};
