@@ -1,0 +1,14 @@
+// What a picture file says of its making: an EXIF block (and a PNG text chunk) put into finished PNG, JPEG and WebP files.
+// Relies on image.h.
+#ifndef LIMN_IMAGE_METADATA_H
+#define LIMN_IMAGE_METADATA_H
+
+#include "image/image.h"
+
+// Appends [file] ([size] bytes of [format], without EXIF) to [out] with [metadata] in it: EXIF Software, Make and
+// ImageDescription (the comment); in PNG the comment is also a "Comment" text chunk (iTXt, UTF-8). Fields that are NULL or
+// empty are left out. [image] gives the sides that WebP's extended header needs.
+bool metadata_insert(enum image_format format, const void *file, size_t size, const struct image *image,
+                     const struct image_metadata *metadata, struct buffer *out, struct error *error);
+
+#endif

@@ -1,0 +1,277 @@
+// Pictures: decoded as Pillow decodes them (fixtures of tests/fixtures/image), hostile files refused with one clear line,
+// encoded with metadata and read back.
+#include "base/file.h"
+#include "image/image.h"
+
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define FIXTURES LIMN_SOURCE_DIR "/tests/fixtures/image/"
+
+static char *read_fixture(const char *name, size_t *size) {
+    char path[512];
+    snprintf(path, sizeof path, FIXTURES "%s", name);
+    char *data;
+    struct error error = {0};
+    if (!file_read(path, 1 << 24, &data, size, &error)) fail_msg("%s", error.message);
+    return data;
+}
+
+static uint32_t le32(const char *bytes) {
+    const uint8_t *b = (const uint8_t *)bytes;
+    return (uint32_t)b[3] << 24 | (uint32_t)b[2] << 16 | (uint32_t)b[1] << 8 | b[0];
+}
+
+static void test_as_pillow(void **state) {
+    DIR *folder = opendir(FIXTURES);
+    assert_non_null(folder);
+    int compared = 0;
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        char name[256];
+        size_t length = strlen(entry->d_name);
+        if (length < 5 || length >= sizeof name || strcmp(entry->d_name + length - 4, ".rgb")) continue;
+        snprintf(name, sizeof name, "%.*s", (int)length - 4, entry->d_name);
+        size_t size, wanted_size;
+        char *data = read_fixture(name, &size), *wanted = read_fixture(entry->d_name, &wanted_size);
+        struct image image;
+        struct error error = {0};
+        if (!image_decode(name, data, size, 0, true, &image, &error)) fail_msg("%s", error.message);
+        if (image.width != (int)le32(wanted) || image.height != (int)le32(wanted + 4))
+            fail_msg("%s: %d x %d, expected %u x %u", name, image.width, image.height, le32(wanted), le32(wanted + 4));
+        assert_int_equal(wanted_size, 8 + (size_t)image.width * (size_t)image.height * 3);
+        // A JPEG decoder of another version may round otherwise.
+        int tolerance = strstr(name, ".jpg") ? 2 : strstr(name, "lossy.webp") ? 1 : 0, most = 0;
+        for (size_t i = 8; i < wanted_size; i++) {
+            int off = abs((int)(uint8_t)wanted[i] - image.pixels[i - 8]);
+            if (off > most) most = off;
+        }
+        if (most > tolerance) fail_msg("%s: a value is off by %d", name, most);
+        image_free(&image);
+        free(data);
+        free(wanted);
+        compared++;
+    }
+    closedir(folder);
+    assert_int_equal(compared, 29);
+}
+
+static void test_headers(void **state) {
+    static const struct {
+        const char *name;
+        enum image_format format;
+    } files[] = {{"rgb.png", IMAGE_PNG},   {"rgb.jpg", IMAGE_JPEG},       {"progressive.jpg", IMAGE_JPEG},
+                 {"lossy.webp", IMAGE_WEBP}, {"lossless.webp", IMAGE_WEBP}, {"animated.webp", IMAGE_WEBP},
+                 {"animated.gif", IMAGE_GIF}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        size_t size;
+        char *data = read_fixture(files[i].name, &size);
+        struct image_header header;
+        struct error error = {0};
+        assert_true(image_read_header(data, size, &header, &error));
+        assert_int_equal(header.format, files[i].format);
+        assert_int_equal(header.width, 19);
+        assert_int_equal(header.height, 13);
+        free(data);
+    }
+    // AVIF: ftyp, meta / iprp / ipco with two ispe, of which the larger counts.
+    static const char avif[] = "\0\0\0\x14" "ftypavif\0\0\0\0avif"
+                               "\0\0\0\x44" "meta\0\0\0\0"
+                               "\0\0\0\x38" "iprp"
+                               "\0\0\0\x30" "ipco"
+                               "\0\0\0\x14" "ispe\0\0\0\0\0\0\0\x40\0\0\0\x20"
+                               "\0\0\0\x14" "ispe\0\0\0\0\0\0\x02\0\0\0\x01\0";
+    struct image_header header;
+    struct error error = {0};
+    assert_true(image_read_header(avif, sizeof avif - 1, &header, &error));
+    assert_int_equal(header.format, IMAGE_AVIF);
+    assert_int_equal(header.width, 512);
+    assert_int_equal(header.height, 256);
+}
+
+// Decodes what must fail; the message must be one line that begins with the name and holds [part].
+static void expect_refusal(const void *data, size_t size, int64_t pixels_most, const char *part) {
+    struct image image;
+    struct error error = {0};
+    // A copy of exactly this size: reading behind its end is found by AddressSanitizer.
+    void *copy = malloc(size ? size : 1);
+    assert_non_null(copy);
+    memcpy(copy, data, size);
+    if (image_decode("image[1]", copy, size, pixels_most, true, &image, &error))
+        fail_msg("decoded, expected a refusal with \"%s\"", part);
+    free(copy);
+    assert_null(image.pixels);
+    assert_int_equal(strncmp(error.message, "image[1]: ", 10), 0);
+    assert_null(strchr(error.message, '\n'));
+    if (!strstr(error.message, part)) fail_msg("\"%s\", expected \"%s\" in it", error.message, part);
+}
+
+static void test_bad_files(void **state) {
+    expect_refusal("", 0, 0, "empty");
+    expect_refusal("hello, world", 12, 0, "not a picture");
+    expect_refusal("<svg xmlns='http://www.w3.org/2000/svg'/>", 41, 0, "not a picture");
+    expect_refusal("II*\0\x08\0\0\0", 8, 0, "not a picture"); // TIFF
+    expect_refusal("\x89PNG\r\n\x1a\n", 8, 0, "ends within its header");
+    expect_refusal("\xff\xd8\xff\xe0", 4, 0, "ends within its header");
+    expect_refusal("\xff\xd8\xff\xda\0\x08\0\0\0\0", 10, 0, "no frame header");
+    expect_refusal("\xff\xd8\xff\xe0\0\0", 6, 0, "segment of length 0");
+    expect_refusal("RIFF\x04\0\0\0WEBP", 12, 0, "ends within its header");
+    expect_refusal("GIF89a\0\0\0\0\0\0\0", 13, 0, "0 x 0");
+
+    size_t size;
+    char *png = read_fixture("rgb.png", &size);
+    memcpy(png + 16, "\0\0\x75\x30\0\0\0\x10", 8); // 30,000 x 16 says the header, the data says otherwise
+    expect_refusal(png, size, 0, "damaged");
+    memcpy(png + 16, "\0\0\xff\xff\0\0\0\x10", 8);
+    expect_refusal(png, size, 0, "65535 x 16 pixels, expected at most 32768 a side");
+    memcpy(png + 16, "\0\0\x75\x30\0\0\x75\x30", 8);
+    expect_refusal(png, size, 0, "megapixels, expected at most 64.0");
+    memcpy(png + 16, "\xff\xff\xff\xff\0\0\0\x01", 8);
+    expect_refusal(png, size, 0, "the png header says");
+    memcpy(png + 16, "\0\0\0\0\0\0\0\x01", 8);
+    expect_refusal(png, size, 0, "0 x 1");
+    free(png);
+
+    png = read_fixture("rgb.png", &size);
+    expect_refusal(png, size, 100, "megapixels, expected at most 0.0");
+    png[size - 20] ^= 0x55; // within the last data chunk: its checksum is wrong
+    expect_refusal(png, size, 0, "damaged");
+    free(png);
+}
+
+static void test_truncated(void **state) {
+    static const char *const names[] = {"rgb.png", "rgb.jpg", "lossy.webp", "lossless.webp"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t size;
+        char *data = read_fixture(names[i], &size);
+        for (size_t part = 0; part < 10; part++) expect_refusal(data, size * part / 10, 0, "");
+        expect_refusal(data, size / 2, 0, "damaged or truncated");
+        free(data);
+    }
+}
+
+// Bytes changed at places and to values that depend on nothing but the loop: no crash, and an error is one line.
+static void test_flipped(void **state) {
+    static const char *const names[] = {"palette4.png", "rgba16.png",    "cmyk.jpg",      "turned6.jpg",
+                                        "lossy.webp",   "animated.webp", "animated.gif"};
+    uint32_t seed = 1;
+    int refused = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t size;
+        char *data = read_fixture(names[i], &size);
+        for (int round = 0; round < 150; round++) {
+            char *copy = malloc(size);
+            assert_non_null(copy);
+            memcpy(copy, data, size);
+            for (int flip = 0; flip < 1 + round % 4; flip++) {
+                seed = seed * 1664525 + 1013904223;
+                copy[(seed >> 8) % size] = (char)(seed >> 24);
+            }
+            struct image image;
+            struct error error = {0};
+            if (image_decode("x", copy, size, 1 << 20, round & 1, &image, &error)) {
+                image_free(&image);
+            } else {
+                refused++;
+                assert_int_equal(strncmp(error.message, "x: ", 3), 0);
+                assert_null(strchr(error.message, '\n'));
+            }
+            free(copy);
+        }
+        free(data);
+    }
+    assert_true(refused > 100);
+}
+
+static bool holds(const struct buffer *buffer, const char *text, size_t length) {
+    return memmem(buffer->data, buffer->length, text, length) != NULL;
+}
+
+static void test_encode(void **state) {
+    struct image image, back;
+    struct error error = {0};
+    assert_true(image_alloc(&image, 37, 23, &error));
+    for (int y = 0; y < 23; y++)
+        for (int x = 0; x < 37; x++) {
+            uint8_t *p = image.pixels + (y * 37 + x) * 3;
+            p[0] = (uint8_t)(x * 6), p[1] = (uint8_t)(y * 11), p[2] = (uint8_t)(x * 2 + y * 3);
+        }
+    static const struct {
+        enum image_format format;
+        int quality, tolerance;
+    } cases[] = {{IMAGE_PNG, -1, 0}, {IMAGE_PNG, 100, 0}, {IMAGE_JPEG, 95, 16}, {IMAGE_JPEG, 0, 255}, {IMAGE_WEBP, 100, 24}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct image_encode_options options = {.format = cases[i].format, .quality = cases[i].quality};
+        struct buffer plain = {0}, marked = {0};
+        assert_true(image_encode(&image, &options, &plain, &error));
+        assert_false(holds(&plain, "flux2", 5));
+        options.metadata = (struct image_metadata){"AI generated;flux2", "Maker", "model m, seed 42"};
+        assert_true(image_encode(&image, &options, &marked, &error));
+        assert_true(holds(&marked, "II*\0", 4));
+        assert_true(holds(&marked, "AI generated;flux2", 19));
+        assert_true(holds(&marked, "Maker", 6));
+        assert_true(holds(&marked, "model m, seed 42", 16));
+        struct image_header header;
+        assert_true(image_read_header(marked.data, marked.length, &header, &error));
+        assert_int_equal(header.format, cases[i].format);
+        assert_true(image_decode("x", marked.data, marked.length, 0, false, &back, &error));
+        assert_int_equal(back.width, 37);
+        assert_int_equal(back.height, 23);
+        for (int k = 0; k < 37 * 23 * 3; k++)
+            assert_in_range(abs(back.pixels[k] - image.pixels[k]), 0, cases[i].tolerance);
+        image_free(&back);
+        buffer_free(&plain);
+        buffer_free(&marked);
+    }
+    struct buffer out = {0};
+    struct image_encode_options gif = {.format = IMAGE_GIF, .quality = -1};
+    assert_false(image_encode(&image, &gif, &out, &error));
+    assert_non_null(strstr(error.message, "png, jpeg or webp"));
+    buffer_free(&out);
+    image_free(&image);
+}
+
+static void test_one_pixel(void **state) {
+    struct image image, back;
+    struct error error = {0};
+    assert_true(image_alloc(&image, 1, 1, &error));
+    memcpy(image.pixels, "\x10\x80\xf0", 3);
+    struct image_encode_options options = {.format = IMAGE_PNG, .quality = -1};
+    struct buffer out = {0};
+    assert_true(image_encode(&image, &options, &out, &error));
+    assert_true(image_decode("x", out.data, out.length, 0, true, &back, &error));
+    assert_memory_equal(back.pixels, image.pixels, 3);
+    image_free(&image);
+    image_free(&back);
+    buffer_free(&out);
+    assert_false(image_alloc(&image, 0, 5, &error));
+}
+
+static void test_names(void **state) {
+    assert_int_equal(image_format_from_name("jpg"), IMAGE_JPEG);
+    assert_int_equal(image_format_from_name("PNG"), IMAGE_PNG);
+    assert_int_equal(image_format_from_name("tiff"), IMAGE_UNKNOWN);
+    assert_string_equal(image_format_mime(IMAGE_WEBP), "image/webp");
+    assert_string_equal(image_format_name(IMAGE_JPEG), "jpeg");
+}
+
+int main(void) {
+    struct error error = {0};
+    if (!image_library_start("test_image", &error)) {
+        fprintf(stderr, "%s\n", error.message);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_as_pillow),   cmocka_unit_test(test_headers), cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_truncated),   cmocka_unit_test(test_flipped), cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_one_pixel),   cmocka_unit_test(test_names),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    image_library_stop();
+    return failed;
+}
