@@ -45,8 +45,8 @@ static bool vips_failed(const char *name, enum image_format format, struct error
     line[strcspn(line, "\r\n")] = 0;
     for (char *c = line; *c; c++)
         if ((unsigned char)*c < 0x20 || (unsigned char)*c > 0x7e) *c = '?';
-    return error_set(error, ERROR_INPUT, "%s: a damaged or truncated %s file (%s)", name, image_format_name(format),
-                     *line ? line : "no reason given");
+    return error_set(error, ERROR_INPUT, "%s: a damaged or truncated %s file (%s)", name,
+                     image_format_name(format), *line ? line : "no reason given");
 }
 
 static VipsImage *open_loader(enum image_format format, const void *data, size_t size) {
@@ -56,36 +56,38 @@ static VipsImage *open_loader(enum image_format format, const void *data, size_t
     vips_error_clear();
     switch (format) {
     case IMAGE_PNG:
-        bad = vips_pngload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR,
-                                  NULL);
+        bad = vips_pngload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
+                                  VIPS_FAIL_ON_ERROR, NULL);
         break;
     case IMAGE_JPEG:
-        bad = vips_jpegload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR,
-                                   NULL);
+        bad = vips_jpegload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
+                                   VIPS_FAIL_ON_ERROR, NULL);
         break;
     case IMAGE_WEBP:
-        bad = vips_webpload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR,
-                                   NULL);
+        bad = vips_webpload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
+                                   VIPS_FAIL_ON_ERROR, NULL);
         break;
     case IMAGE_GIF:
-        bad = vips_gifload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR,
-                                  NULL);
+        bad = vips_gifload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
+                                  VIPS_FAIL_ON_ERROR, NULL);
         break;
     case IMAGE_AVIF:
-        bad = vips_heifload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR,
-                                   NULL);
+        bad = vips_heifload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
+                                   VIPS_FAIL_ON_ERROR, NULL);
         break;
-    case IMAGE_UNKNOWN: break;
+    case IMAGE_UNKNOWN:
+        break;
     }
     return bad ? NULL : image;
 }
 
 // How one row of samples becomes RGB.
 struct row_kind {
-    int bands;      // samples a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha or CMYK
-    bool wide;      // 16 bits a sample
-    bool clip;      // 16-bit values above 255 become 255 (Pillow's way with 16-bit grey), else the high byte is taken
-    bool cmyk;      // of CMYK, 255 is full ink
+    int bands; // samples a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha or CMYK
+    bool wide; // 16 bits a sample
+    bool
+        clip; // 16-bit values above 255 become 255 (Pillow's way with 16-bit grey); else the high byte is taken
+    bool cmyk; // of CMYK, 255 is full ink
 };
 
 static uint8_t sample(const void *row, size_t index, const struct row_kind *kind) {
@@ -120,16 +122,17 @@ static void row_to_rgb(const void *row, int width, const struct row_kind *kind, 
     }
 }
 
-static bool row_kind_of(VipsImage *in, const uint8_t *data, size_t size, enum image_format format, const char *name,
-                        struct row_kind *kind, struct error *error) {
+static bool row_kind_of(VipsImage *in, const uint8_t *data, size_t size, enum image_format format,
+                        const char *name, struct row_kind *kind, struct error *error) {
     VipsBandFormat sample_format = vips_image_get_format(in);
     *kind = (struct row_kind){.bands = vips_image_get_bands(in), .wide = sample_format == VIPS_FORMAT_USHORT};
     kind->cmyk = kind->bands == 4 && vips_image_get_interpretation(in) == VIPS_INTERPRETATION_CMYK;
     // PNG's IHDR: bit depth and colour type; 16 and 0 is grey without alpha.
     kind->clip = format == IMAGE_PNG && size > 25 && data[24] == 16 && data[25] == 0;
-    if ((sample_format == VIPS_FORMAT_UCHAR || kind->wide) && kind->bands >= 1 && kind->bands <= 4) return true;
-    return error_set(error, ERROR_UNSUPPORTED, "%s: a %s file of %d channels of type %s is not supported", name,
-                     image_format_name(format), kind->bands,
+    if ((sample_format == VIPS_FORMAT_UCHAR || kind->wide) && kind->bands >= 1 && kind->bands <= 4)
+        return true;
+    return error_set(error, ERROR_UNSUPPORTED, "%s: a %s file of %d channels of type %s is not supported",
+                     name, image_format_name(format), kind->bands,
                      vips_enum_nick(VIPS_TYPE_BAND_FORMAT, (int)sample_format));
 }
 
@@ -169,19 +172,21 @@ static bool make_upright(struct image *image, int orientation, struct error *err
     return true;
 }
 
-static bool check_size(const char *name, int64_t width, int64_t height, int64_t pixels_most, struct error *error) {
+static bool check_size(const char *name, int64_t width, int64_t height, int64_t pixels_most,
+                       struct error *error) {
     if (width > SIDE_MOST || height > SIDE_MOST)
         return error_set(error, ERROR_INPUT, "%s: %lld x %lld pixels, expected at most %d a side", name,
                          (long long)width, (long long)height, SIDE_MOST);
     if (width * height > pixels_most)
-        return error_set(error, ERROR_INPUT, "%s: %lld x %lld pixels are %.1f megapixels, expected at most %.1f", name,
+        return error_set(error, ERROR_INPUT,
+                         "%s: %lld x %lld pixels are %.1f megapixels, expected at most %.1f", name,
                          (long long)width, (long long)height, (double)(width * height) / 1048576,
                          (double)pixels_most / 1048576);
     return true;
 }
 
-bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most, bool apply_orientation,
-                  struct image *image, struct error *error) {
+bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most,
+                  bool apply_orientation, struct image *image, struct error *error) {
     *image = (struct image){0};
     if (pixels_most <= 0) pixels_most = PIXELS_MOST;
     struct image_header header;

@@ -11,7 +11,8 @@ static bool encode_failed(enum image_format format, struct error *error) {
     snprintf(line, sizeof line, "%s", vips_error_buffer());
     vips_error_clear();
     line[strcspn(line, "\r\n")] = 0;
-    return error_set(error, ERROR_INTERNAL, "the picture cannot be encoded as %s (%s)", image_format_name(format), line);
+    return error_set(error, ERROR_INTERNAL, "the picture cannot be encoded as %s (%s)",
+                     image_format_name(format), line);
 }
 
 // PNG effort of zlib: 6 by default; a quality of 0 to 100 asks for 1 to 9.
@@ -24,9 +25,10 @@ bool image_encode(const struct image *image, const struct image_encode_options *
     int quality = options->quality < 0 ? 95 : options->quality > 100 ? 100 : options->quality;
     size_t size = (size_t)image->width * (size_t)image->height * 3;
     if (options->format == IMAGE_WEBP && (image->width > 16383 || image->height > 16383))
-        return error_set(error, ERROR_INPUT, "a webp file holds at most 16383 pixels a side, not %d x %d", image->width,
-                         image->height);
-    VipsImage *in = vips_image_new_from_memory(image->pixels, size, image->width, image->height, 3, VIPS_FORMAT_UCHAR);
+        return error_set(error, ERROR_INPUT, "a webp file holds at most 16383 pixels a side, not %d x %d",
+                         image->width, image->height);
+    VipsImage *in =
+        vips_image_new_from_memory(image->pixels, size, image->width, image->height, 3, VIPS_FORMAT_UCHAR);
     if (!in) return encode_failed(options->format, error);
     in->Type = VIPS_INTERPRETATION_sRGB;
     void *bytes = NULL;
@@ -38,8 +40,8 @@ bool image_encode(const struct image *image, const struct image_encode_options *
                                   VIPS_FOREIGN_PNG_FILTER_ALL, "strip", TRUE, NULL);
         break;
     case IMAGE_JPEG: // libvips subsamples colour below a quality of 90
-        bad = vips_jpegsave_buffer(in, &bytes, &length, "Q", quality < 1 ? 1 : quality, "optimize_coding", TRUE,
-                                   "strip", TRUE, NULL);
+        bad = vips_jpegsave_buffer(in, &bytes, &length, "Q", quality < 1 ? 1 : quality, "optimize_coding",
+                                   TRUE, "strip", TRUE, NULL);
         break;
     case IMAGE_WEBP:
         bad = vips_webpsave_buffer(in, &bytes, &length, "Q", quality, "strip", TRUE, NULL);

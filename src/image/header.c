@@ -10,8 +10,8 @@ static const struct {
     enum image_format format;
     const char *name, *mime;
 } FORMATS[] = {
-    {IMAGE_PNG, "png", "image/png"},    {IMAGE_JPEG, "jpeg", "image/jpeg"}, {IMAGE_WEBP, "webp", "image/webp"},
-    {IMAGE_GIF, "gif", "image/gif"},    {IMAGE_AVIF, "avif", "image/avif"},
+    {IMAGE_PNG, "png", "image/png"}, {IMAGE_JPEG, "jpeg", "image/jpeg"}, {IMAGE_WEBP, "webp", "image/webp"},
+    {IMAGE_GIF, "gif", "image/gif"}, {IMAGE_AVIF, "avif", "image/avif"},
 };
 
 const char *image_format_name(enum image_format format) {
@@ -84,15 +84,16 @@ static bool is(struct bytes b, size_t at, const char *text, size_t length) {
 
 static bool set_size(struct image_header *header, uint32_t width, uint32_t height, struct error *error) {
     if (width == 0 || height == 0 || width > INT32_MAX || height > INT32_MAX)
-        return error_set(error, ERROR_INPUT, "the %s header says %u x %u pixels", image_format_name(header->format),
-                         (unsigned)width, (unsigned)height);
+        return error_set(error, ERROR_INPUT, "the %s header says %u x %u pixels",
+                         image_format_name(header->format), (unsigned)width, (unsigned)height);
     header->width = (int)width;
     header->height = (int)height;
     return true;
 }
 
 static bool cut_short(const struct image_header *header, struct error *error) {
-    return error_set(error, ERROR_INPUT, "the %s file ends within its header", image_format_name(header->format));
+    return error_set(error, ERROR_INPUT, "the %s file ends within its header",
+                     image_format_name(header->format));
 }
 
 // PNG, third edition, 11.2.1: the signature, then the IHDR chunk.
@@ -107,7 +108,8 @@ static bool read_png(struct bytes b, struct image_header *header, struct error *
 static bool read_jpeg(struct bytes b, struct image_header *header, struct error *error) {
     size_t at = 2;
     for (;;) {
-        while (has(b, at, 1) && b.data[at] != 0xff) at++; // stray bytes between segments: decoders skip them too
+        while (has(b, at, 1) && b.data[at] != 0xff)
+            at++; // stray bytes between segments: decoders skip them too
         while (has(b, at, 1) && b.data[at] == 0xff) at++;
         if (!has(b, at, 1)) return cut_short(header, error);
         uint8_t marker = b.data[at++];
@@ -116,7 +118,8 @@ static bool read_jpeg(struct bytes b, struct image_header *header, struct error 
             return error_set(error, ERROR_INPUT, "the jpeg file has no frame header before its data");
         if (!has(b, at, 2)) return cut_short(header, error);
         size_t length = be16(b, at);
-        if (length < 2) return error_set(error, ERROR_INPUT, "the jpeg file has a segment of length %zu", length);
+        if (length < 2)
+            return error_set(error, ERROR_INPUT, "the jpeg file has a segment of length %zu", length);
         bool frame = marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
         if (frame) {
             if (!has(b, at, 7)) return cut_short(header, error);
@@ -133,7 +136,8 @@ static bool read_webp(struct bytes b, struct image_header *header, struct error 
     if (!has(b, 0, lossless ? 25 : 30)) return cut_short(header, error);
     if (is(b, 12, "VP8X", 4)) return set_size(header, le24(b, 24) + 1, le24(b, 27) + 1, error);
     if (lossless) {
-        if (b.data[20] != 0x2f) return error_set(error, ERROR_INPUT, "the webp file has a bad VP8L signature");
+        if (b.data[20] != 0x2f)
+            return error_set(error, ERROR_INPUT, "the webp file has a bad VP8L signature");
         uint32_t bits = le24(b, 21) | (uint32_t)b.data[24] << 24;
         return set_size(header, (bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1, error);
     }
@@ -196,7 +200,8 @@ static bool is_avif(struct bytes b) {
     if (!is(b, 4, "ftyp", 4) || !has(b, 0, 16)) return false;
     size_t end = be32(b, 0);
     if (end > b.size) end = b.size;
-    for (size_t at = 8; at + 4 <= end; at += at == 8 ? 8 : 4) // the major brand, its version, compatible brands
+    for (size_t at = 8; at + 4 <= end;
+         at += at == 8 ? 8 : 4) // the major brand, its version, compatible brands
         if (is(b, at, "avif", 4) || is(b, at, "avis", 4)) return true;
     return false;
 }

@@ -64,8 +64,8 @@ static uint32_t crc32_png(uint32_t crc, const void *data, size_t size) {
 
 static bool add_png_chunk(struct buffer *out, const char *type, const void *data, size_t size) {
     uint32_t crc = ~crc32_png(crc32_png(0xffffffffu, type, 4), data, size);
-    return add_number(out, (uint32_t)size, 4, true) && buffer_add(out, type, 4) && buffer_add(out, data, size) &&
-           add_number(out, crc, 4, true);
+    return add_number(out, (uint32_t)size, 4, true) && buffer_add(out, type, 4) &&
+           buffer_add(out, data, size) && add_number(out, crc, 4, true);
 }
 
 // The chunks go right behind IHDR: signature 8, length 4, type 4, data 13, checksum 4.
@@ -95,8 +95,8 @@ static bool insert_jpeg(const uint8_t *file, size_t size, const struct buffer *e
 
 // RFC 9649: a file with EXIF begins with a VP8X chunk (flags, then the sides less one), the picture's chunk follows, then
 // EXIF. The file is put together anew, because libvips writes an EXIF chunk of its own into some.
-static bool insert_webp(const uint8_t *file, size_t size, const struct image *image, const struct buffer *exif,
-                        struct buffer *out) {
+static bool insert_webp(const uint8_t *file, size_t size, const struct image *image,
+                        const struct buffer *exif, struct buffer *out) {
     enum { HAS_EXIF = 0x08 };
     for (size_t at = 12; at + 8 <= size;) {
         size_t length = (size_t)file[at + 4] | (size_t)file[at + 5] << 8 | (size_t)file[at + 6] << 16 |
@@ -105,11 +105,14 @@ static bool insert_webp(const uint8_t *file, size_t size, const struct image *im
         if (chunk > size - at) return false;
         if (!memcmp(file + at, "VP8 ", 4) || !memcmp(file + at, "VP8L", 4)) {
             size_t padded = exif->length + (exif->length & 1);
-            return buffer_add(out, "RIFF", 4) && add_number(out, (uint32_t)(4 + 18 + chunk + 8 + padded), 4, false) &&
+            return buffer_add(out, "RIFF", 4) &&
+                   add_number(out, (uint32_t)(4 + 18 + chunk + 8 + padded), 4, false) &&
                    buffer_add(out, "WEBPVP8X", 8) && add_number(out, 10, 4, false) &&
-                   add_number(out, HAS_EXIF, 4, false) && add_number(out, (uint32_t)image->width - 1, 3, false) &&
-                   add_number(out, (uint32_t)image->height - 1, 3, false) && buffer_add(out, file + at, chunk) &&
-                   buffer_add(out, "EXIF", 4) && add_number(out, (uint32_t)exif->length, 4, false) &&
+                   add_number(out, HAS_EXIF, 4, false) &&
+                   add_number(out, (uint32_t)image->width - 1, 3, false) &&
+                   add_number(out, (uint32_t)image->height - 1, 3, false) &&
+                   buffer_add(out, file + at, chunk) && buffer_add(out, "EXIF", 4) &&
+                   add_number(out, (uint32_t)exif->length, 4, false) &&
                    buffer_add(out, exif->data, exif->length) &&
                    (padded == exif->length || buffer_add(out, "", 1));
         }
@@ -121,20 +124,31 @@ static bool insert_webp(const uint8_t *file, size_t size, const struct image *im
 bool metadata_insert(enum image_format format, const void *file, size_t size, const struct image *image,
                      const struct image_metadata *metadata, struct buffer *out, struct error *error) {
     bool any = given(metadata->comment) || given(metadata->make) || given(metadata->software);
-    if (!any) return buffer_add(out, file, size) || error_set(error, ERROR_MEMORY, "no memory for the picture's file");
+    if (!any)
+        return buffer_add(out, file, size) ||
+               error_set(error, ERROR_MEMORY, "no memory for the picture's file");
     struct buffer exif = {0};
     size_t before = out->length;
     bool good = build_exif(metadata, &exif);
     if (good) {
         switch (format) {
-        case IMAGE_PNG: good = insert_png(file, size, &exif, metadata->comment, out); break;
-        case IMAGE_JPEG: good = insert_jpeg(file, size, &exif, out); break;
-        case IMAGE_WEBP: good = insert_webp(file, size, image, &exif, out); break;
-        default: good = false; break;
+        case IMAGE_PNG:
+            good = insert_png(file, size, &exif, metadata->comment, out);
+            break;
+        case IMAGE_JPEG:
+            good = insert_jpeg(file, size, &exif, out);
+            break;
+        case IMAGE_WEBP:
+            good = insert_webp(file, size, image, &exif, out);
+            break;
+        default:
+            good = false;
+            break;
         }
     }
     buffer_free(&exif);
     if (good) return true;
     out->length = before;
-    return error_set(error, ERROR_INTERNAL, "the metadata cannot be put into the %s file", image_format_name(format));
+    return error_set(error, ERROR_INTERNAL, "the metadata cannot be put into the %s file",
+                     image_format_name(format));
 }

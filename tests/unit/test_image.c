@@ -43,7 +43,8 @@ static void test_as_pillow(void **state) {
         struct error error = {0};
         if (!image_decode(name, data, size, 0, true, &image, &error)) fail_msg("%s", error.message);
         if (image.width != (int)le32(wanted) || image.height != (int)le32(wanted + 4))
-            fail_msg("%s: %d x %d, expected %u x %u", name, image.width, image.height, le32(wanted), le32(wanted + 4));
+            fail_msg("%s: %d x %d, expected %u x %u", name, image.width, image.height, le32(wanted),
+                     le32(wanted + 4));
         assert_int_equal(wanted_size, 8 + (size_t)image.width * (size_t)image.height * 3);
         // A JPEG decoder of another version may round otherwise.
         int tolerance = strstr(name, ".jpg") ? 2 : strstr(name, "lossy.webp") ? 1 : 0, most = 0;
@@ -65,7 +66,7 @@ static void test_headers(void **state) {
     static const struct {
         const char *name;
         enum image_format format;
-    } files[] = {{"rgb.png", IMAGE_PNG},   {"rgb.jpg", IMAGE_JPEG},       {"progressive.jpg", IMAGE_JPEG},
+    } files[] = {{"rgb.png", IMAGE_PNG},     {"rgb.jpg", IMAGE_JPEG},       {"progressive.jpg", IMAGE_JPEG},
                  {"lossy.webp", IMAGE_WEBP}, {"lossless.webp", IMAGE_WEBP}, {"animated.webp", IMAGE_WEBP},
                  {"animated.gif", IMAGE_GIF}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -80,12 +81,18 @@ static void test_headers(void **state) {
         free(data);
     }
     // AVIF: ftyp, meta / iprp / ipco with two ispe, of which the larger counts.
-    static const char avif[] = "\0\0\0\x14" "ftypavif\0\0\0\0avif"
-                               "\0\0\0\x44" "meta\0\0\0\0"
-                               "\0\0\0\x38" "iprp"
-                               "\0\0\0\x30" "ipco"
-                               "\0\0\0\x14" "ispe\0\0\0\0\0\0\0\x40\0\0\0\x20"
-                               "\0\0\0\x14" "ispe\0\0\0\0\0\0\x02\0\0\0\x01\0";
+    static const char avif[] = "\0\0\0\x14"
+                               "ftypavif\0\0\0\0avif"
+                               "\0\0\0\x44"
+                               "meta\0\0\0\0"
+                               "\0\0\0\x38"
+                               "iprp"
+                               "\0\0\0\x30"
+                               "ipco"
+                               "\0\0\0\x14"
+                               "ispe\0\0\0\0\0\0\0\x40\0\0\0\x20"
+                               "\0\0\0\x14"
+                               "ispe\0\0\0\0\0\0\x02\0\0\0\x01\0";
     struct image_header header;
     struct error error = {0};
     assert_true(image_read_header(avif, sizeof avif - 1, &header, &error));
@@ -157,7 +164,7 @@ static void test_truncated(void **state) {
 
 // Bytes changed at places and to values that depend on nothing but the loop: no crash, and an error is one line.
 static void test_flipped(void **state) {
-    static const char *const names[] = {"palette4.png", "rgba16.png",    "cmyk.jpg",      "turned6.jpg",
+    static const char *const names[] = {"palette4.png", "rgba16.png",    "cmyk.jpg",    "turned6.jpg",
                                         "lossy.webp",   "animated.webp", "animated.gif"};
     uint32_t seed = 1;
     int refused = 0;
@@ -204,7 +211,11 @@ static void test_encode(void **state) {
     static const struct {
         enum image_format format;
         int quality, tolerance;
-    } cases[] = {{IMAGE_PNG, -1, 0}, {IMAGE_PNG, 100, 0}, {IMAGE_JPEG, 95, 16}, {IMAGE_JPEG, 0, 255}, {IMAGE_WEBP, 100, 24}};
+    } cases[] = {{IMAGE_PNG, -1, 0},
+                 {IMAGE_PNG, 100, 0},
+                 {IMAGE_JPEG, 95, 16},
+                 {IMAGE_JPEG, 0, 255},
+                 {IMAGE_WEBP, 100, 24}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct image_encode_options options = {.format = cases[i].format, .quality = cases[i].quality};
         struct buffer plain = {0}, marked = {0};
@@ -267,9 +278,9 @@ int main(void) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_pillow),   cmocka_unit_test(test_headers), cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_truncated),   cmocka_unit_test(test_flipped), cmocka_unit_test(test_encode),
-        cmocka_unit_test(test_one_pixel),   cmocka_unit_test(test_names),
+        cmocka_unit_test(test_as_pillow), cmocka_unit_test(test_headers), cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_truncated), cmocka_unit_test(test_flipped), cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_one_pixel), cmocka_unit_test(test_names),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     image_library_stop();
