@@ -13,7 +13,7 @@ import torch
 from diffusers.models.embeddings import Timesteps
 from diffusers.pipelines.flux2.pipeline_flux2 import Flux2Pipeline, compute_empirical_mu, retrieve_timesteps
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 import make_models
@@ -40,8 +40,20 @@ def array(tensor):
 
 
 def save(path, tensors, **metadata):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, metadata={k: str(v) for k, v in metadata.items()})
+    """A safetensors file with its metadata in the order given: the library's own writer shuffles it from run to run."""
+    types = {"float32": "F32", "int32": "I32", "uint8": "U8"}
+    header, offset = {"__metadata__": {k: str(v) for k, v in metadata.items()}}, 0
+    tensors = {k: np.ascontiguousarray(tensors[k]) for k in sorted(tensors, key=lambda k: (-tensors[k].itemsize, k))}
+    for name, value in tensors.items():
+        header[name] = {"dtype": types[value.dtype.name], "shape": list(value.shape), "data_offsets": [offset, offset + value.nbytes]}
+        offset += value.nbytes
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for value in tensors.values():
+            file.write(value.tobytes())
+    assert load_file(path).keys() == tensors.keys()
 
 
 def picture(width, height, seed):

@@ -162,7 +162,7 @@ def text_config(spec):
     return {
         "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "image_token_index": 10,
         "multimodal_projector_bias": False, "projector_hidden_act": "gelu", "spatial_merge_size": 2,
-        "vision_feature_layer": -1, "text_config": inner, "vision_config": vision,
+        "vision_feature_layer": -1, "tie_word_embeddings": False, "text_config": inner, "vision_config": vision,
     }
 
 
@@ -171,7 +171,6 @@ def text_encoder_from(config):
     config = json.loads(json.dumps(config))
     if config["model_type"] == "mistral3":
         model = Mistral3ForConditionalGeneration(Mistral3Config(**config))
-        model.lm_head.weight.requires_grad_(False)
     else:
         config.pop("architectures", None)
         model = MistralModel(MistralConfig(**config))

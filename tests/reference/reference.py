@@ -216,3 +216,53 @@ class Reference:
         if pictures:
             width, height = width or pictures[0].width // 16 * 16, height or pictures[0].height // 16 * 16
         return (width or 1024) // 16 * 16, (height or 1024) // 16 * 16
+
+    @torch.no_grad()
+    def transform(self, given, latents, index, guidance=None, blocks=False):
+        """The transformer at step `index` on inputs taken from a dump: `latents` [tokens, channels] and `given`'s prompt
+        embeddings, reference latents and sigmas. Returns the velocity and, with `blocks`, the output of every block."""
+        pipe, out, hooks = self.pipe, {}, []
+        transformer = pipe.transformer
+        as_tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(self.dtype)[None]
+        as_array = lambda t: t.detach().float().numpy().copy()
+        height, width = given["picture"].shape[0] // 16, given["picture"].shape[1] // 16
+        tokens, ids = [as_tensor(latents)], [pipe._prepare_latent_ids(torch.empty(1, 1, height, width))]
+        count = sum(name.startswith("reference_latents_") for name in given)
+        if count:
+            grids = []
+            for k in range(count):
+                h, w = given[f"reference_{k}"].shape[0] // 16, given[f"reference_{k}"].shape[1] // 16
+                grids.append(torch.empty(1, 1, h, w))
+                tokens.append(as_tensor(given[f"reference_latents_{k}"]))
+            ids.append(pipe._prepare_image_ids(grids))
+        context = as_tensor(given["prompt_embeds"])
+        if blocks:
+            def record(name, pick):
+                return lambda module, arguments, result: out.__setitem__(name, as_array(pick(result)[0]))
+
+            for i, block in enumerate(transformer.transformer_blocks):
+                hooks.append(block.register_forward_hook(record(f"step_{index}_double_{i}_txt", lambda r: r[0])))
+                hooks.append(block.register_forward_hook(record(f"step_{index}_double_{i}_img", lambda r: r[1])))
+            for i, block in enumerate(transformer.single_transformer_blocks):
+                hooks.append(block.register_forward_hook(record(f"step_{index}_single_{i}", lambda r: r)))
+        guidance = self.limn["guidance"] if guidance is None else guidance
+        velocity = transformer(
+            hidden_states=torch.cat(tokens, dim=1), encoder_hidden_states=context,
+            timestep=torch.tensor([float(given["timesteps"][index])]).to(self.dtype) / 1000,
+            guidance=torch.tensor([guidance], dtype=torch.float32), img_ids=torch.cat(ids, dim=1),
+            txt_ids=pipe._prepare_text_ids(context), return_dict=False,
+        )[0][0]
+        for hook in hooks:
+            hook.remove()
+        out[f"step_{index}_velocity"] = as_array(velocity[: height * width])
+        return out
+
+    @torch.no_grad()
+    def decode(self, latents, shape):
+        """The decoder on final latents [tokens, channels] for a picture of `shape` (height, width, 3): [3, height, width]."""
+        vae = self.pipe.vae
+        height, width = shape[0] // 16, shape[1] // 16
+        grid = torch.from_numpy(np.ascontiguousarray(latents)).to(self.dtype).T.reshape(1, -1, height, width)
+        mean = vae.bn.running_mean.view(1, -1, 1, 1)
+        std = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
+        return vae.decode(self.pipe._unpatchify_latents(grid * std + mean), return_dict=False)[0][0].float().numpy()
