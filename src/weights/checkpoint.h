@@ -20,7 +20,7 @@ struct checkpoint_entry {
     const char *file;     // the file's name, for messages
 };
 
-// Opens a .safetensors file, or a folder that holds "<stem>.safetensors" or "<stem>.safetensors.index.json" for a stem
+// Opens a .safetensors file, a .safetensors.index.json, or a folder that holds "<stem>.safetensors" or "<stem>.safetensors.index.json" for a stem
 // among "diffusion_pytorch_model" and "model", or else exactly one .safetensors file. The files are mapped, not read.
 // Errors name the file and the tensor. The caller closes it; tensors live as long as it does.
 struct checkpoint *checkpoint_open(const char *path, struct error *error);
@@ -34,8 +34,19 @@ int64_t checkpoint_count(const struct checkpoint *checkpoint);
 const struct checkpoint_entry *checkpoint_entry(const struct checkpoint *checkpoint, int64_t index);
 // NULL when there is none of that name.
 const struct checkpoint_entry *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
-// Value of a "__metadata__" key, NULL when absent.
+// Value of a "__metadata__" key, NULL when absent. Of a shard set: the first shard's.
 const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key);
+
+// All "__metadata__" pairs, index in [0, checkpoint_metadata_count).
+struct checkpoint_metadata_pair {
+    const char *key, *value; // owned by the checkpoint
+};
+int64_t checkpoint_metadata_count(const struct checkpoint *checkpoint);
+const struct checkpoint_metadata_pair *checkpoint_metadata_pair(const struct checkpoint *checkpoint,
+                                                                int64_t index);
+
+// How many files the tensors lie in, and the bytes of all of them.
+int checkpoint_files(const struct checkpoint *checkpoint, uint64_t *bytes);
 
 // Finds a tensor (name by printf) and checks its rank and shape ([shape]: rank values, -1 accepts any and is filled in).
 // False with an error that names file, tensor, and both shapes. Only real-number types pass.
