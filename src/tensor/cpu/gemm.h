@@ -70,16 +70,18 @@ struct gemm_kernels {
     void (*transpose)(const float *from, int64_t from_stride, int64_t rows, int64_t columns, float *to,
                       int64_t to_stride);
 
-    // y[n] = sum over k of stored[n, k] * x[k] for [rows] rows, read once. x: [depth] f32.
-    void (*row_products)(enum dtype type, const void *rows, size_t row_bytes, int64_t row_count,
+    // y[n] = sum over k of stored[n, k] * x[k], each row read once; with [round] the stored values are rounded to bf16.
+    // x: [depth] f32.
+    void (*row_products)(enum dtype type, const void *rows, size_t row_bytes, int64_t row_count, bool round,
                          const float *x, int64_t depth, float *y);
 
-    // One step of the running softmax of attention: for a row of scores [count] (multiple of 16) and its running maximum
-    // and sum, writes exp(scale * score - maximum) as elements to [p], in place of the scores where p is NULL (f32), updates
-    // the maximum and the sum, and returns the factor by which what was summed before must be multiplied.
-    // Scores from [valid] on count as minus infinity.
+    // One step of attention's running softmax: for a row of scores [count] (a multiple of 16) and its running maximum
+    // (of scale * score, minus infinity at first) and sum, turns the scores into probabilities
+    // exp(scale * score - maximum), brings maximum and sum up to date and returns the factor by which what was summed
+    // before must be multiplied. Scores from [valid] on get probability 0. The probabilities go to [p] as bf16, or,
+    // where p is NULL, in place of the scores, rounded to bf16 with [round]. exp: relative error below 1e-6.
     float (*softmax_row)(float *scores, int64_t valid, int64_t count, float scale, float *maximum, float *sum,
-                         uint16_t *p);
+                         bool round, uint16_t *p);
     void (*scale_row)(float *row, int64_t count, float factor); // row *= factor
 
     // Epilogues of one row of [count] outputs: r is the product, scaled and biased already.

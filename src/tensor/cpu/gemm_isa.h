@@ -1,0 +1,35 @@
+// The kernels of each instruction set by name, for the tables in gemm.c. Relies on gemm.h.
+#ifndef LIMN_TENSOR_CPU_GEMM_ISA_H
+#define LIMN_TENSOR_CPU_GEMM_ISA_H
+
+#include "tensor/cpu/gemm.h"
+
+// The f32 side, which every instruction set from AVX-512 down has in full.
+#define GEMM_DECLARE_F32(isa)                                                                                \
+    void gemm_product_f32_##isa(const struct gemm_product *);                                                \
+    void gemm_convert_f32_##isa(enum dtype, const void *, int64_t, bool, float *);                           \
+    void gemm_pack_rows_f32_##isa(const float *, int64_t, int, int64_t, int64_t, float *);                   \
+    void gemm_pack_columns_f32_##isa(const float *, int64_t, int, int64_t, int64_t, float *);                \
+    void gemm_transpose_##isa(const float *, int64_t, int64_t, int64_t, float *, int64_t);                   \
+    void gemm_row_products_##isa(enum dtype, const void *, size_t, int64_t, bool, const float *, int64_t,    \
+                                 float *);                                                                   \
+    float gemm_softmax_row_##isa(float *, int64_t, int64_t, float, float *, float *, bool, uint16_t *);      \
+    void gemm_scale_row_##isa(float *, int64_t, float);                                                      \
+    void gemm_bias_row_##isa(float *, const float *, int64_t);                                               \
+    void gemm_store_row_##isa(const float *, int64_t, enum dtype, void *);                                   \
+    void gemm_add_row_##isa(const float *, const float *, int64_t, float *);                                 \
+    void gemm_gated_silu_row_##isa(const float *, const float *, int64_t, enum dtype, void *)
+
+GEMM_DECLARE_F32(plain);
+GEMM_DECLARE_F32(avx2);
+GEMM_DECLARE_F32(avx512);
+
+void gemm_product_bf16_avx512bf16(const struct gemm_product *);
+void gemm_convert_bf16_avx512bf16(enum dtype, const void *, int64_t, uint16_t *);
+void gemm_pack_rows_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
+void gemm_pack_columns_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
+float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, float *, float *, bool, uint16_t *);
+
+void gemm_product_bf16_amx(const struct gemm_product *);
+
+#endif
