@@ -84,10 +84,12 @@ struct limn_model_info {
     int default_width, default_height;
     int default_steps;
     float default_guidance;
-    int side_multiple; // widths and heights are multiples of it (16)
-    bool has_guidance; // whether guidance has an effect
-    bool trained;      // false for a model of random weights
-    int text_length;   // text positions
+    int side_multiple;    // widths and heights are multiples of it (16)
+    bool has_guidance;    // whether guidance has an effect
+    bool trained;         // false for a model of random weights
+    int text_length;      // text positions
+    const char *software; // the marks that its pictures carry in EXIF, "AI generated;flux2" and
+    const char *make;     // "Black Forest Labs" for FLUX.2; borrowed from the model
     int64_t transformer_parameters, text_encoder_parameters, autoencoder_parameters;
 };
 
