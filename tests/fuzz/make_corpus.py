@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Writes the seed corpora of the fuzz targets into tests/fuzz/corpus: small files, good ones and bad ones of each kind.
+
+usage: make_corpus.py            (the pictures need Pillow with AVIF and WebP)
+"""
+
+import io
+import json
+import pathlib
+import struct
+import zlib
+
+from PIL import Image
+
+CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+
+
+def put(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def safetensors(header, data=b"", length=None):
+    text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
+    text = text.encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def make_safetensors():
+    kinds = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F64": 8, "I8": 1, "U8": 1, "I16": 2, "U16": 2,
+             "I32": 4, "U32": 4, "I64": 8, "U64": 8, "BOOL": 1}
+    header, at = {"__metadata__": {"format": "pt", "note": "seed"}}, 0
+    for kind, size in kinds.items():
+        header[f"layer.{kind}"] = tensor(kind, [2, 1], at, at + 2 * size)
+        at += 2 * size
+    put("safetensors", "every-type", safetensors(header, bytes(range(at))))
+    put("safetensors", "empty", safetensors({}))
+    put("safetensors", "scalar", safetensors({"s": tensor("F32", [], 0, 4)}, struct.pack("<f", 1.5)))
+    put("safetensors", "zero-size", safetensors({"z": tensor("F32", [0, 3], 0, 0), "a": tensor("U8", [1], 0, 1)}, b"x"))
+    put("safetensors", "rank-5", safetensors({"r": tensor("BF16", [1, 2, 1, 2, 1], 0, 8)}, b"\0\x80\x7f\xff\xc0\x7f\x80\x7f"))
+    put("safetensors", "escapes", safetensors('{"\\u00e4\\n\\ud83d\\ude00\\/":{"shape":[1],"data_offsets":[0,1],"dtype":"U8"}}   ', b"y"))
+    put("safetensors", "overlap", safetensors({"a": tensor("U8", [2], 0, 2), "b": tensor("U8", [2], 1, 3)}, b"abc"))
+    put("safetensors", "hole", safetensors({"a": tensor("U8", [1], 0, 1), "b": tensor("U8", [1], 2, 3)}, b"abc"))
+    put("safetensors", "huge-shape", safetensors({"a": tensor("F64", [2**40, 2**40], 0, 8)}, bytes(8)))
+    put("safetensors", "huge-header", safetensors({}, length=100 * 2**30))
+    put("safetensors", "long-header", safetensors({}, length=3))
+    put("safetensors", "unknown-type", safetensors({"a": tensor("F4", [1], 0, 1)}, b"a"))
+    put("safetensors", "twice", safetensors('{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[1,2]}}', b"ab"))
+    put("safetensors", "nan", safetensors({"n": tensor("F32", [1], 0, 4)}, struct.pack("<f", float("nan"))))
+
+
+def make_config():
+    transformer = {"_class_name": "Flux2Transformer2DModel", "attention_head_dim": 32, "axes_dims_rope": [8, 8, 8, 8],
+                   "in_channels": 16, "joint_attention_dim": 48, "mlp_ratio": 3.0, "num_attention_heads": 2, "num_layers": 2,
+                   "num_single_layers": 3, "out_channels": None, "patch_size": 1, "rope_theta": 2000, "eps": 1e-6,
+                   "timestep_guidance_channels": 256, "guidance_embeds": True}
+    vae = {"_class_name": "AutoencoderKLFlux2", "act_fn": "silu", "batch_norm_eps": 1e-4, "block_out_channels": [32, 64, 64, 64],
+           "down_block_types": ["DownEncoderBlock2D"] * 4, "in_channels": 3, "latent_channels": 4, "layers_per_block": 2,
+           "norm_num_groups": 8, "out_channels": 3, "patch_size": [2, 2], "use_post_quant_conv": True, "use_quant_conv": True}
+    text = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
+            "text_config": {"model_type": "mistral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6,
+                            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "rms_norm_eps": 1e-5,
+                            "rope_theta": 1e9, "vocab_size": 300, "hidden_act": "silu", "sliding_window": None,
+                            "rope_parameters": {"rope_theta": 1e9, "rope_type": "default"}}}
+    limn = {"name": "seed", "system_message": "Describe what is seen.", "text_taps": [1, 3, 5], "text_length": 16,
+            "default_width": 64, "default_height": 64, "steps": 8, "guidance": 2.5, "reference_area": 1048576, "trained": True,
+            "sigmas": [1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031]}
+    index = {"_class_name": "Flux2Pipeline", "_diffusers_version": "0.36.0", "transformer": ["diffusers", "Flux2Transformer2DModel"],
+             "vae": ["diffusers", "AutoencoderKLFlux2"], "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "base_image_seq_len": 256, "base_shift": 0.5,
+                 "max_image_seq_len": 4096, "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 3.0,
+                 "use_dynamic_shifting": True, "time_shift_type": "exponential"}
+    for name, value in dict(transformer=transformer, vae=vae, text=text, limn=limn, index=index, scheduler=scheduler).items():
+        put("config", name, json.dumps(value, separators=(",", ":")))
+    put("config", "deep", "[" * 100 + "]" * 100)
+    put("config", "twice", '{"a":1,"a":2}')
+    put("config", "numbers", '{"a":-1,"b":1e308,"c":9223372036854775807,"d":0.0,"e":[1,2.5,null],"f":"\\ud83d\\ude00"}')
+    put("config", "wrong-types", json.dumps({**transformer, "num_layers": "2", "axes_dims_rope": [8, "8"], "eps": None}))
+    put("config", "huge", json.dumps({**transformer, "num_layers": 2**40, "attention_head_dim": 0, "num_attention_heads": -1}))
+
+
+def picture(width, height, mode="RGB"):
+    image = Image.new("RGB", (width, height))
+    image.putdata([(x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x * y) % 256)
+                   for y in range(height) for x in range(width)])
+    return image.convert(mode)
+
+
+def encoded(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def png(width, height, depth, colour, rows, extra=b""):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def make_image():
+    small = picture(9, 7)
+    for mode in ("RGB", "L", "P", "RGBA", "1", "LA"):
+        put("image", f"{mode}.png", encoded(picture(9, 7, "L").convert(mode) if mode == "LA" else small.convert(mode), "PNG"))
+    put("image", "16-bit.png", png(3, 2, 16, 2, b"\0" + bytes(range(18)) + b"\0" + bytes(range(18, 36))))
+    put("image", "one.png", encoded(picture(1, 1), "PNG"))
+    put("image", "wide.png", png(30000, 1, 1, 0, b"\0" + bytes(3750)))
+    put("image", "huge-claim.png", png(2**31 - 1, 2**31 - 1, 8, 2, b"\0"))
+    put("image", "truncated.png", encoded(small, "PNG")[:-20])
+    put("image", "rgb.jpg", encoded(small, "JPEG", quality=50))
+    put("image", "grey.jpg", encoded(small.convert("L"), "JPEG", quality=50))
+    put("image", "cmyk.jpg", encoded(small.convert("CMYK"), "JPEG", quality=50))
+    put("image", "progressive.jpg", encoded(small, "JPEG", quality=50, progressive=True))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    put("image", "turned.jpg", encoded(small, "JPEG", quality=50, exif=turned))
+    put("image", "truncated.jpg", encoded(small, "JPEG", quality=50)[:-30])
+    put("image", "lossy.webp", encoded(small, "WEBP", quality=50))
+    put("image", "lossless.webp", encoded(small.convert("RGBA"), "WEBP", lossless=True))
+    put("image", "animated.webp", encoded(small, "WEBP", save_all=True, append_images=[picture(9, 7, "L").convert("RGB")]))
+    put("image", "one.gif", encoded(small.convert("P"), "GIF"))
+    put("image", "animated.gif", encoded(small.convert("P"), "GIF", save_all=True, append_images=[picture(9, 7, "L")]))
+    put("image", "rgb.avif", encoded(small, "AVIF", quality=50))
+    put("image", "text.svg", '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>')
+
+
+def main():
+    make_safetensors()
+    make_config()
+    make_image()
+
+
+if __name__ == "__main__":
+    main()
