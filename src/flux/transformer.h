@@ -1,8 +1,13 @@
 // The FLUX.2 transformer: double blocks, single blocks, shared modulation. Relies on tensor (ops.h), weights, observer.
+//
+//     run = transformer_begin(...);                      // once a request: text, references, positions
+//     for each step: transformer_velocity(run, latents, timestep, guidance, ..., velocity, error);
+//     transformer_end(run);
 #ifndef LIMN_FLUX_TRANSFORMER_H
 #define LIMN_FLUX_TRANSFORMER_H
 
 #include "flux/observer.h"
+#include "flux/positions.h"
 #include "tensor/ops.h"
 
 struct transformer;
@@ -14,7 +19,7 @@ struct transformer_shape {
     int64_t in_channels, context; // 128 and 15360 for dev
     int64_t mlp_hidden;           // after the gate: 3 * hidden
     int64_t timestep_width;       // 256
-    int axes[4];                  // rope dims of t, h, w, l; they sum to head_dim
+    int axes[POSITION_AXES];      // rope dims of t, h, w, l; they sum to head_dim
     double rope_theta;            // 2000
     double eps;
     bool guidance;    // has a guidance embedder
@@ -22,33 +27,35 @@ struct transformer_shape {
     int64_t parameters;
 };
 
-// Maps the weights of [folder]/transformer. [device] must outlive it.
+// Maps the weights of [folder]/transformer. [device] must outlive it. Errors name the file and the field, or the tensor with the
+// shape it has and the one expected.
 struct transformer *transformer_open(const char *folder, struct device *device, struct error *error);
-void transformer_close(struct transformer *transformer);
+void transformer_close(struct transformer *transformer); // NULL is fine
 const struct transformer_shape *transformer_shape(const struct transformer *transformer);
-void transformer_release_pages(struct transformer *transformer);
 
-// A sequence: text first, then the generated picture's tokens, then each reference's.
-struct token_grid {
-    int height, width; // in tokens (16 pixels a side)
-    int time;          // position id t: 0 for the generated picture, 10 (r + 1) for reference r
-};
+// Tells the system that the weights' file pages are not needed for now.
+void transformer_release_pages(const struct transformer *transformer);
 
-// What stays the same over the steps of one request: positions, tables, embedded text, buffers. Grids[0] is the generated
-// picture. prompt_embeds: [text_length, context] f32 on the host, copied. NULL with an error.
+// What stays the same over the steps of one request: positions, embedded text and references, buffers in the device's
+// workspace. The sequence is text, then the tokens of grids[0], the generated picture, then those of grids[1..], the references.
+// prompt_embeds: [text_length, context] f32 on the host; references: [tokens of grids[1..], in_channels] f32 on the host (NULL
+// where there are none). Both are copied. text_length and grid_count at least 1. NULL with an error.
 struct transformer_run;
 struct transformer_run *transformer_begin(struct transformer *transformer, enum compute compute,
                                           int text_length, const float *prompt_embeds, int grid_count,
-                                          const struct token_grid *grids, struct error *error);
-void transformer_end(struct transformer_run *run); // gives its workspace back; last begun, first ended
+                                          const struct token_grid *grids, const float *references,
+                                          struct error *error);
+void transformer_end(struct transformer_run *run); // gives its workspace back; last begun, first ended. NULL is fine
 
+// Called several times a block; returns false to stop (the run then fails with ERROR_CANCELLED). [block]: blocks done.
 typedef bool transformer_progress(void *context, int block, int blocks);
 
-// One evaluation. latents: [tokens of grids[0], in_channels] f32 host; references: the tokens of grids[1..], one below the
-// other, f32 host (NULL when there are none). timestep is 1000 sigma; guidance as the user gives it (1000 times it is
-// embedded). velocity: like latents. False when cancelled or out of memory.
-bool transformer_velocity(struct transformer_run *run, const float *latents, const float *references,
-                          float timestep, float guidance, transformer_progress *progress, void *context,
-                          const struct observer *observer, float *velocity, struct error *error);
+// One evaluation. latents: [tokens of grids[0], in_channels] f32 host. timestep is 1000 sigma; guidance as the user gives it
+// (1000 times it is embedded; without effect where the model has no guidance embedder). velocity: like latents. False when
+// cancelled or out of memory. The observer (or NULL) sees the residual streams behind each block, "double_B_txt",
+// "double_B_img" and "single_B" (text first), f32 [tokens, hidden].
+bool transformer_velocity(struct transformer_run *run, const float *latents, float timestep, float guidance,
+                          transformer_progress *progress, void *context, const struct observer *observer,
+                          float *velocity, struct error *error);
 
 #endif
