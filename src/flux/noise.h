@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 enum noise_kind {
-    NOISE_F32,  // torch.randn(..., dtype=float32)
+    NOISE_F32, // torch.randn(..., dtype=float32)
     NOISE_BF16, // torch.randn(..., dtype=bfloat16) on the CPU, widened: from 16 values on the f32 ones, rounded
 };
 

@@ -8,8 +8,8 @@ int64_t token_grid_tokens(const struct token_grid *grid) {
 }
 
 // One row of the tables; returns the next row's place.
-static int64_t put_row(const int ids[POSITION_AXES], const int axes[POSITION_AXES], double theta, float *cosines,
-                       float *sines, int64_t at) {
+static int64_t put_row(const int ids[POSITION_AXES], const int axes[POSITION_AXES], double theta,
+                       float *cosines, float *sines, int64_t at) {
     for (int a = 0; a < POSITION_AXES; a++) {
         for (int d = 0; d < axes[a]; d += 2, at++) {
             // At position 0 and for the first pair no power is needed.

@@ -140,13 +140,13 @@ bool reference_size(const char *field, int from_width, int from_height, int64_t 
                     struct reference_size *size, struct error *error) {
     int width = from_width, height = from_height;
     if (width < SIDE_LEAST || height < SIDE_LEAST)
-        return error_set_field(error, ERROR_INPUT, field, "%s is %dx%d pixels, expected at least %d a side", field,
-                               width, height, SIDE_LEAST);
+        return error_set_field(error, ERROR_INPUT, field, "%s is %dx%d pixels, expected at least %d a side",
+                               field, width, height, SIDE_LEAST);
     int longer = width > height ? width : height, shorter = width > height ? height : width;
     if ((double)longer / shorter > RATIO_MOST)
         return error_set_field(error, ERROR_INPUT, field,
-                               "%s is %dx%d pixels, expected sides of a ratio of at most %d to 1", field, width,
-                               height, RATIO_MOST);
+                               "%s is %dx%d pixels, expected sides of a ratio of at most %d to 1", field,
+                               width, height, RATIO_MOST);
     int64_t area = (int64_t)width * height;
     if (area > area_most) {
         double scale = sqrt((double)area_most / (double)area);
@@ -155,9 +155,10 @@ bool reference_size(const char *field, int from_width, int from_height, int64_t 
     }
     *size = (struct reference_size){width, height, width / multiple * multiple, height / multiple * multiple};
     if (size->width == 0 || size->height == 0)
-        return error_set_field(error, ERROR_INPUT, field,
-                               "%s is %dx%d pixels after it was reduced to %lld pixels, expected at least %d a side",
-                               field, width, height, (long long)area_most, multiple);
+        return error_set_field(
+            error, ERROR_INPUT, field,
+            "%s is %dx%d pixels after it was reduced to %lld pixels, expected at least %d a side", field,
+            width, height, (long long)area_most, multiple);
     return true;
 }
 

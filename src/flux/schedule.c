@@ -18,12 +18,13 @@ double schedule_mu(int tokens, int steps) {
 bool schedule_check(int steps, const float *custom, struct error *error) {
     for (int i = 0; i < steps; i++) {
         if (!(custom[i] > 0 && custom[i] <= 1))
-            return error_set_field(error, ERROR_INPUT, "sigmas", "sigmas[%d] is %g, expected a number in (0, 1]", i,
-                                   (double)custom[i]);
-        if (i > 0 && !(custom[i] < custom[i - 1]))
             return error_set_field(error, ERROR_INPUT, "sigmas",
-                                   "sigmas[%d] is %g, expected less than the one before it (%g): sigmas must fall", i,
-                                   (double)custom[i], (double)custom[i - 1]);
+                                   "sigmas[%d] is %g, expected a number in (0, 1]", i, (double)custom[i]);
+        if (i > 0 && !(custom[i] < custom[i - 1]))
+            return error_set_field(
+                error, ERROR_INPUT, "sigmas",
+                "sigmas[%d] is %g, expected less than the one before it (%g): sigmas must fall", i,
+                (double)custom[i], (double)custom[i - 1]);
     }
     return true;
 }

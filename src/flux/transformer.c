@@ -25,25 +25,25 @@ struct transformer_run {
     struct device *device;
     const struct ops *ops;
     enum compute compute;
-    size_t mark;                           // of the workspace
-    int64_t tokens, text, generated;       // rows: all, text, of the generated picture
-    struct range streams[STREAM_COUNT];    // text; generated and references
-    int64_t chunk;                         // rows of the chunk buffers
-    struct matrix residual;                // [tokens, hidden] f32
-    struct matrix embedded_text;           // [text, hidden] f32, the same in every step
-    struct matrix embedded_references;     // [tokens - text - generated, hidden] f32, likewise
-    struct matrix qkv;                     // [tokens, 3 hidden] compute type
-    struct matrix normed;                  // [chunk, hidden] compute type
-    struct matrix wide;                    // [chunk, hidden + mlp_hidden] compute type: attention, gated mlp
-    struct matrix latents;                 // [generated, in_channels] f32
-    struct matrix velocity;                // [generated, in_channels] f32
-    float *cosines, *sines;                // [tokens, head_dim / 2]
-    struct matrix sincos;                  // [1, timestep_width] f32
-    struct matrix embedding, scratch;      // [1, hidden] f32
+    size_t mark;                        // of the workspace
+    int64_t tokens, text, generated;    // rows: all, text, of the generated picture
+    struct range streams[STREAM_COUNT]; // text; generated and references
+    int64_t chunk;                      // rows of the chunk buffers
+    struct matrix residual;             // [tokens, hidden] f32
+    struct matrix embedded_text;        // [text, hidden] f32, the same in every step
+    struct matrix embedded_references;  // [tokens - text - generated, hidden] f32, likewise
+    struct matrix qkv;                  // [tokens, 3 hidden] compute type
+    struct matrix normed;               // [chunk, hidden] compute type
+    struct matrix wide;                 // [chunk, hidden + mlp_hidden] compute type: attention, gated mlp
+    struct matrix latents;              // [generated, in_channels] f32
+    struct matrix velocity;             // [generated, in_channels] f32
+    float *cosines, *sines;             // [tokens, head_dim / 2]
+    struct matrix sincos;               // [1, timestep_width] f32
+    struct matrix embedding, scratch;   // [1, hidden] f32
     struct matrix double_mods[STREAM_COUNT]; // [1, 6 hidden] f32
-    struct matrix single_mods;             // [1, 3 hidden] f32
-    struct matrix out_mods;                // [1, 2 hidden] f32
-    transformer_progress *progress;        // of the evaluation in work
+    struct matrix single_mods;               // [1, 3 hidden] f32
+    struct matrix out_mods;                  // [1, 2 hidden] f32
+    transformer_progress *progress;          // of the evaluation in work
     void *context;
     int block;
     struct error *error;
@@ -65,7 +65,8 @@ static const struct epilogue GATED_SILU = {.kind = EPILOGUE_GATED_SILU};
 static struct modulation modulation_at(const struct transformer_run *run, struct matrix mods, int part) {
     const float *data = (const float *)mods.data + part * run->t->shape.hidden;
     int64_t hidden = run->t->shape.hidden;
-    return (struct modulation){.end = INT64_MAX, .shift = data, .scale = data + hidden, .gate = data + 2 * hidden};
+    return (struct modulation){
+        .end = INT64_MAX, .shift = data, .scale = data + hidden, .gate = data + 2 * hidden};
 }
 
 static bool stop(struct transformer_run *run) {
@@ -76,7 +77,8 @@ static bool stop(struct transformer_run *run) {
 static bool go_on(struct transformer_run *run) {
     if (!run->progress) return true;
     const struct transformer_shape *shape = &run->t->shape;
-    return run->progress(run->context, run->block, (int)(shape->double_blocks + shape->single_blocks)) || stop(run);
+    return run->progress(run->context, run->block, (int)(shape->double_blocks + shape->single_blocks)) ||
+           stop(run);
 }
 
 // The next chunk of [rows] from [begin]; chunks are of nearly one size.
@@ -118,8 +120,8 @@ static struct matrix qkv_part(const struct transformer_run *run, int part, struc
 }
 
 static void normalise(struct transformer_run *run, struct range rows, const struct modulation *modulation) {
-    run->ops->layer_norm_modulate(run->device, residual_rows(run, rows), (float)run->t->shape.eps, modulation, 1,
-                                  matrix_rows(run->normed, 0, rows.end - rows.begin));
+    run->ops->layer_norm_modulate(run->device, residual_rows(run, rows), (float)run->t->shape.eps, modulation,
+                                  1, matrix_rows(run->normed, 0, rows.end - rows.begin));
 }
 
 // First pass: queries, keys and values of [rows], normed and rotated.
@@ -199,7 +201,8 @@ static bool double_block(struct transformer_run *run, const struct double_block 
 // [rows]: whose residual is wanted behind the block.
 static bool single_block(struct transformer_run *run, const struct single_block *block, struct range rows) {
     struct modulation modulation = modulation_at(run, run->single_mods, 0);
-    if (!project(run, (struct range){0, run->tokens}, &modulation, &block->qkv, block->query_norm, block->key_norm))
+    if (!project(run, (struct range){0, run->tokens}, &modulation, &block->qkv, block->query_norm,
+                 block->key_norm))
         return false;
     for (struct range chunk = chunk_at(run, rows, rows.begin); chunk.begin < rows.end;
          chunk = chunk_at(run, rows, chunk.end)) {
@@ -237,7 +240,8 @@ static bool all_blocks(struct transformer_run *run, const struct observer *obser
 // ---------------------------------------------------------------------------------------------- embeddings and output
 
 // The embedding of a scalar, added to run->embedding where [add] is set, else stored there. All in f32.
-static void embed_scalar(struct transformer_run *run, const struct scalar_embedder *embedder, float value, bool add) {
+static void embed_scalar(struct transformer_run *run, const struct scalar_embedder *embedder, float value,
+                         bool add) {
     struct epilogue epilogue = {.kind = add ? EPILOGUE_ADD : EPILOGUE_STORE};
     run->ops->timestep_embedding(run->device, value, run->sincos);
     product(run, &embedder->in, COMPUTE_F32, run->sincos, &STORE, run->scratch);
@@ -333,8 +337,9 @@ static bool make_tables(struct transformer_run *run, int grid_count, const struc
     const struct transformer_shape *shape = &run->t->shape;
     size_t bytes = (size_t)(run->tokens * (shape->head_dim / 2)) * sizeof(float);
     float *tables = malloc(2 * bytes), *sines = tables ? tables + bytes / sizeof(float) : NULL;
-    if (!tables) return error_set(error, ERROR_MEMORY, "not enough memory for the positions of %lld tokens",
-                                  (long long)run->tokens);
+    if (!tables)
+        return error_set(error, ERROR_MEMORY, "not enough memory for the positions of %lld tokens",
+                         (long long)run->tokens);
     positions_rope((int)run->text, grid_count, grids, shape->axes, shape->rope_theta, tables, sines);
     device_upload(run->device, run->cosines, tables, bytes);
     device_upload(run->device, run->sines, sines, bytes);

@@ -45,7 +45,8 @@ struct transformer_run *transformer_begin(struct transformer *transformer, enum 
                                           int text_length, const float *prompt_embeds, int grid_count,
                                           const struct token_grid *grids, const float *references,
                                           struct error *error);
-void transformer_end(struct transformer_run *run); // gives its workspace back; last begun, first ended. NULL is fine
+void transformer_end(
+    struct transformer_run *run); // gives its workspace back; last begun, first ended. NULL is fine
 
 // Called several times a block; returns false to stop (the run then fails with ERROR_CANCELLED). [block]: blocks done.
 typedef bool transformer_progress(void *context, int block, int blocks);

@@ -17,31 +17,33 @@ static bool check_class(struct json_place place, struct error *error) {
     const char *class_name = "Flux2Transformer2DModel";
     if (!json_get_string(place, "_class_name", JSON_OPTIONAL, &class_name, error)) return false;
     if (strcmp(class_name, "Flux2Transformer2DModel") != 0)
-        return error_set(error, ERROR_UNSUPPORTED, "%s: _class_name is \"%.60s\", expected \"Flux2Transformer2DModel\"",
-                         place.name, class_name);
+        return error_set(error, ERROR_UNSUPPORTED,
+                         "%s: _class_name is \"%.60s\", expected \"Flux2Transformer2DModel\"", place.name,
+                         class_name);
     return true;
 }
 
 static bool read_axes(struct json_place place, struct transformer_shape *shape, struct error *error) {
     int64_t axes[POSITION_AXES] = {32, 32, 32, 32};
     int count = POSITION_AXES;
-    if (!json_get_integers(place, "axes_dims_rope", JSON_OPTIONAL, 0, 512, axes, POSITION_AXES, &count, error))
+    if (!json_get_integers(place, "axes_dims_rope", JSON_OPTIONAL, 0, 512, axes, POSITION_AXES, &count,
+                           error))
         return false;
     if (count != POSITION_AXES)
-        return error_set(error, ERROR_UNSUPPORTED, "%s: axes_dims_rope has %d entries, expected %d", place.name, count,
-                         POSITION_AXES);
+        return error_set(error, ERROR_UNSUPPORTED, "%s: axes_dims_rope has %d entries, expected %d",
+                         place.name, count, POSITION_AXES);
     int64_t sum = 0;
     for (int a = 0; a < POSITION_AXES; a++) {
         if (axes[a] % 2 != 0)
-            return error_set(error, ERROR_INPUT, "%s: axes_dims_rope[%d] is %lld, expected an even number", place.name, a,
-                             (long long)axes[a]);
+            return error_set(error, ERROR_INPUT, "%s: axes_dims_rope[%d] is %lld, expected an even number",
+                             place.name, a, (long long)axes[a]);
         shape->axes[a] = (int)axes[a];
         sum += axes[a];
     }
     if (sum != shape->head_dim)
         return error_set(error, ERROR_INPUT,
-                         "%s: the entries of axes_dims_rope sum to %lld, expected attention_head_dim, %lld", place.name,
-                         (long long)sum, (long long)shape->head_dim);
+                         "%s: the entries of axes_dims_rope sum to %lld, expected attention_head_dim, %lld",
+                         place.name, (long long)sum, (long long)shape->head_dim);
     return true;
 }
 
@@ -49,9 +51,16 @@ static bool read_axes(struct json_place place, struct transformer_shape *shape, 
 static bool read_config(struct json_place place, struct transformer_shape *shape, struct error *error) {
     int64_t patch = 1, out_channels = 0;
     double mlp_ratio = 3.0;
-    *shape = (struct transformer_shape){.heads = 48, .head_dim = 128, .double_blocks = 8, .single_blocks = 48,
-                                        .in_channels = 128, .context = 15360, .timestep_width = 256,
-                                        .rope_theta = 2000, .eps = 1e-6, .guidance = true};
+    *shape = (struct transformer_shape){.heads = 48,
+                                        .head_dim = 128,
+                                        .double_blocks = 8,
+                                        .single_blocks = 48,
+                                        .in_channels = 128,
+                                        .context = 15360,
+                                        .timestep_width = 256,
+                                        .rope_theta = 2000,
+                                        .eps = 1e-6,
+                                        .guidance = true};
     if (!check_class(place, error) ||
         !json_get_integer(place, "num_attention_heads", JSON_OPTIONAL, 1, 1024, &shape->heads, error) ||
         !json_get_integer(place, "attention_head_dim", JSON_OPTIONAL, 8, 512, &shape->head_dim, error) ||
@@ -59,7 +68,8 @@ static bool read_config(struct json_place place, struct transformer_shape *shape
         !json_get_integer(place, "num_single_layers", JSON_OPTIONAL, 0, 1024, &shape->single_blocks, error) ||
         !json_get_integer(place, "in_channels", JSON_OPTIONAL, 1, 65536, &shape->in_channels, error) ||
         !json_get_integer(place, "joint_attention_dim", JSON_OPTIONAL, 1, 1 << 20, &shape->context, error) ||
-        !json_get_integer(place, "timestep_guidance_channels", JSON_OPTIONAL, 2, 65536, &shape->timestep_width, error) ||
+        !json_get_integer(place, "timestep_guidance_channels", JSON_OPTIONAL, 2, 65536,
+                          &shape->timestep_width, error) ||
         !json_get_number(place, "mlp_ratio", JSON_OPTIONAL, 0.01, 64, &mlp_ratio, error) ||
         !json_get_number(place, "rope_theta", JSON_OPTIONAL, 1, 1e12, &shape->rope_theta, error) ||
         !json_get_number(place, "eps", JSON_OPTIONAL, 1e-12, 1, &shape->eps, error) ||
@@ -69,20 +79,23 @@ static bool read_config(struct json_place place, struct transformer_shape *shape
     out_channels = shape->in_channels;
     if (!json_get_integer(place, "out_channels", JSON_OPTIONAL, 1, 65536, &out_channels, error)) return false;
     if (patch != 1)
-        return error_set(error, ERROR_UNSUPPORTED, "%s: patch_size is %lld, expected 1", place.name, (long long)patch);
+        return error_set(error, ERROR_UNSUPPORTED, "%s: patch_size is %lld, expected 1", place.name,
+                         (long long)patch);
     if (out_channels != shape->in_channels)
-        return error_set(error, ERROR_UNSUPPORTED, "%s: out_channels is %lld, expected in_channels, %lld", place.name,
-                         (long long)out_channels, (long long)shape->in_channels);
+        return error_set(error, ERROR_UNSUPPORTED, "%s: out_channels is %lld, expected in_channels, %lld",
+                         place.name, (long long)out_channels, (long long)shape->in_channels);
     if (shape->head_dim % 8 != 0)
         return error_set(error, ERROR_UNSUPPORTED, "%s: attention_head_dim is %lld, expected a multiple of 8",
                          place.name, (long long)shape->head_dim);
     if (shape->timestep_width % 2 != 0)
-        return error_set(error, ERROR_UNSUPPORTED, "%s: timestep_guidance_channels is %lld, expected an even number",
-                         place.name, (long long)shape->timestep_width);
+        return error_set(error, ERROR_UNSUPPORTED,
+                         "%s: timestep_guidance_channels is %lld, expected an even number", place.name,
+                         (long long)shape->timestep_width);
     shape->hidden = shape->heads * shape->head_dim;
     shape->mlp_hidden = (int64_t)((double)shape->hidden * mlp_ratio);
     if (shape->mlp_hidden < 1)
-        return error_set(error, ERROR_INPUT, "%s: mlp_ratio is %g, which leaves no width", place.name, mlp_ratio);
+        return error_set(error, ERROR_INPUT, "%s: mlp_ratio is %g, which leaves no width", place.name,
+                         mlp_ratio);
     return read_axes(place, shape, error);
 }
 
@@ -105,8 +118,8 @@ static bool own(struct transformer *t, void *memory, struct error *error) {
 }
 
 // The rows of the matrix [name], [rows, in], on the device.
-static bool get_rows(struct transformer *t, const char *name, int64_t rows, int64_t in, struct weight_rows *view,
-                     struct error *error) {
+static bool get_rows(struct transformer *t, const char *name, int64_t rows, int64_t in,
+                     struct weight_rows *view, struct error *error) {
     struct tensor tensor;
     int64_t shape[2] = {rows, in};
     if (!checkpoint_get(t->checkpoint, &tensor, 2, shape, error, "%s", name)) return false;
@@ -124,8 +137,8 @@ static bool get_rows(struct transformer *t, const char *name, int64_t rows, int6
     }
     data = device_weights(t->device, data, tensor.bytes, error);
     if (!data) return error_prefix(error, "%s", name);
-    *view = (struct weight_rows){.data = data, .type = tensor.type, .rows = rows,
-                                 .row_bytes = value_bytes * (size_t)in};
+    *view = (struct weight_rows){
+        .data = data, .type = tensor.type, .rows = rows, .row_bytes = value_bytes * (size_t)in};
     return true;
 }
 
@@ -139,9 +152,9 @@ static struct linear linear_of(struct weight_rows rows, int64_t in) {
     return (struct linear){.in = in, .out = rows.rows, .part_count = 1, .parts = {rows}};
 }
 
-__attribute__((format(printf, 6, 7))) static bool
-get_linear(struct transformer *t, struct linear *linear, int64_t out, int64_t in, struct error *error,
-           const char *format, ...) {
+__attribute__((format(printf, 6, 7))) static bool get_linear(struct transformer *t, struct linear *linear,
+                                                             int64_t out, int64_t in, struct error *error,
+                                                             const char *format, ...) {
     char name[160];
     va_list arguments;
     va_start(arguments, format);
@@ -154,8 +167,8 @@ get_linear(struct transformer *t, struct linear *linear, int64_t out, int64_t in
 }
 
 // Three matrices one below the other.
-static bool get_qkv(struct transformer *t, struct linear *linear, const char *prefix, const char *const names[3],
-                    struct error *error) {
+static bool get_qkv(struct transformer *t, struct linear *linear, const char *prefix,
+                    const char *const names[3], struct error *error) {
     int64_t hidden = t->shape.hidden;
     *linear = (struct linear){.in = hidden, .out = 3 * hidden, .part_count = 3};
     for (int i = 0; i < 3; i++) {
@@ -180,8 +193,8 @@ static bool get_embedder(struct transformer *t, struct scalar_embedder *embedder
     const struct transformer_shape *s = &t->shape;
     return get_linear(t, &embedder->in, s->hidden, s->timestep_width, error,
                       "time_guidance_embed.%s.linear_1.weight", name) &&
-           get_linear(t, &embedder->out, s->hidden, s->hidden, error, "time_guidance_embed.%s.linear_2.weight",
-                      name);
+           get_linear(t, &embedder->out, s->hidden, s->hidden, error,
+                      "time_guidance_embed.%s.linear_2.weight", name);
 }
 
 static bool get_double_block(struct transformer *t, int64_t index, struct error *error) {
@@ -189,7 +202,10 @@ static bool get_double_block(struct transformer *t, int64_t index, struct error 
     static const struct {
         const char *qkv[3], *out, *query_norm, *key_norm, *mlp;
     } names[STREAM_COUNT] = {
-        [STREAM_TEXT] = {{"add_q_proj", "add_k_proj", "add_v_proj"}, "to_add_out", "norm_added_q", "norm_added_k",
+        [STREAM_TEXT] = {{"add_q_proj", "add_k_proj", "add_v_proj"},
+                         "to_add_out",
+                         "norm_added_q",
+                         "norm_added_k",
                          "ff_context"},
         [STREAM_IMAGE] = {{"to_q", "to_k", "to_v"}, "to_out.0", "norm_q", "norm_k", "ff"},
     };
@@ -200,11 +216,12 @@ static bool get_double_block(struct transformer *t, int64_t index, struct error 
     for (int i = 0; i < STREAM_COUNT; i++) {
         struct double_stream *stream = &t->double_blocks[index].streams[i];
         if (!get_qkv(t, &stream->qkv, attention, names[i].qkv, error) ||
-            !get_linear(t, &stream->out, s->hidden, s->hidden, error, "%s.%s.weight", attention, names[i].out) ||
-            !get_linear(t, &stream->mlp_in, 2 * s->mlp_hidden, s->hidden, error, "%s.%s.linear_in.weight", block,
-                        names[i].mlp) ||
-            !get_linear(t, &stream->mlp_out, s->hidden, s->mlp_hidden, error, "%s.%s.linear_out.weight", block,
-                        names[i].mlp) ||
+            !get_linear(t, &stream->out, s->hidden, s->hidden, error, "%s.%s.weight", attention,
+                        names[i].out) ||
+            !get_linear(t, &stream->mlp_in, 2 * s->mlp_hidden, s->hidden, error, "%s.%s.linear_in.weight",
+                        block, names[i].mlp) ||
+            !get_linear(t, &stream->mlp_out, s->hidden, s->mlp_hidden, error, "%s.%s.linear_out.weight",
+                        block, names[i].mlp) ||
             !get_norm(t, &stream->query_norm, attention, names[i].query_norm, error) ||
             !get_norm(t, &stream->key_norm, attention, names[i].key_norm, error))
             return false;
@@ -222,7 +239,8 @@ static bool get_single_block(struct transformer *t, int64_t index, struct error 
     if (!get_rows(t, name, 3 * s->hidden + 2 * s->mlp_hidden, s->hidden, &fused, error)) return false;
     block->qkv = linear_of(rows_from(fused, 0, 3 * s->hidden), s->hidden);
     block->mlp_in = linear_of(rows_from(fused, 3 * s->hidden, 2 * s->mlp_hidden), s->hidden);
-    return get_linear(t, &block->out, s->hidden, s->hidden + s->mlp_hidden, error, "%s.to_out.weight", prefix) &&
+    return get_linear(t, &block->out, s->hidden, s->hidden + s->mlp_hidden, error, "%s.to_out.weight",
+                      prefix) &&
            get_norm(t, &block->query_norm, prefix, "norm_q", error) &&
            get_norm(t, &block->key_norm, prefix, "norm_k", error);
 }
@@ -255,7 +273,8 @@ static bool check_depth(const struct transformer *t, const char *config, struct 
     };
     for (int i = 0; i < 2; i++) {
         char name[120];
-        snprintf(name, sizeof(name), "%s.%lld.%s", kinds[i].blocks, (long long)kinds[i].count, kinds[i].tensor);
+        snprintf(name, sizeof(name), "%s.%lld.%s", kinds[i].blocks, (long long)kinds[i].count,
+                 kinds[i].tensor);
         const struct checkpoint_entry *entry = checkpoint_find(t->checkpoint, name);
         if (entry)
             return error_set(error, ERROR_INPUT, "%s: %s is %lld, but %s holds %s", config, kinds[i].field,

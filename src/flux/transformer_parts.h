@@ -9,10 +9,10 @@ enum stream { STREAM_TEXT, STREAM_IMAGE, STREAM_COUNT };
 
 // The weights of one stream of a double block.
 struct double_stream {
-    struct linear qkv;                 // [3 hidden, hidden]: q, k, v one below the other
-    struct linear out;                 // [hidden, hidden]
-    struct linear mlp_in;              // [2 mlp_hidden, hidden]: gate half, then value half
-    struct linear mlp_out;             // [hidden, mlp_hidden]
+    struct linear qkv;                  // [3 hidden, hidden]: q, k, v one below the other
+    struct linear out;                  // [hidden, hidden]
+    struct linear mlp_in;               // [2 mlp_hidden, hidden]: gate half, then value half
+    struct linear mlp_out;              // [hidden, mlp_hidden]
     const float *query_norm, *key_norm; // [head_dim]
 };
 
@@ -22,9 +22,9 @@ struct double_block {
 
 // The fused input product [3 hidden + 2 mlp_hidden, hidden] is two row views.
 struct single_block {
-    struct linear qkv;                 // [3 hidden, hidden]
-    struct linear mlp_in;              // [2 mlp_hidden, hidden]
-    struct linear out;                 // [hidden, hidden + mlp_hidden]: columns attention, then gated mlp
+    struct linear qkv;                  // [3 hidden, hidden]
+    struct linear mlp_in;               // [2 mlp_hidden, hidden]
+    struct linear out;                  // [hidden, hidden + mlp_hidden]: columns attention, then gated mlp
     const float *query_norm, *key_norm; // [head_dim]
 };
 
@@ -40,10 +40,11 @@ struct transformer {
     struct linear latent_embedder;  // x_embedder [hidden, in_channels]
     struct linear context_embedder; // [hidden, context]
     struct scalar_embedder time, guidance;
-    struct linear double_modulation[STREAM_COUNT]; // [6 hidden, hidden]: shift, scale, gate of attention, then of the mlp
-    struct linear single_modulation;               // [3 hidden, hidden]: shift, scale, gate
-    struct linear out_modulation;                  // [2 hidden, hidden]: scale, shift
-    struct linear out;                             // proj_out [in_channels, hidden]
+    struct linear double_modulation
+        [STREAM_COUNT];              // [6 hidden, hidden]: shift, scale, gate of attention, then of the mlp
+    struct linear single_modulation; // [3 hidden, hidden]: shift, scale, gate
+    struct linear out_modulation;    // [2 hidden, hidden]: scale, shift
+    struct linear out;               // proj_out [in_channels, hidden]
     struct double_block *double_blocks;
     struct single_block *single_blocks;
     void **owned; // memory on the host behind small parameters, freed at close
