@@ -5,8 +5,8 @@
 
 #include "image/image.h"
 
-// Resizes with Pillow's Image.resize(size, LANCZOS) for RGB: fixed-point coefficients of 22 bits, horizontal pass first,
-// each pass rounded to 8 bits; a pass that changes nothing is left out. Byte-equal to Pillow. Sides at least 1. [to] is fresh
+// Resizes with Pillow's Image.resize(size, LANCZOS) for RGB: fixed-point coefficients of 22 bits, one pass a side,
+// each rounded to 8 bits; a pass that changes nothing is left out. Byte-equal to Pillow. Sides at least 1. [to] is fresh
 // (image_free); on failure it is empty.
 bool lanczos_resize(const struct image *from, int width, int height, struct image *to, struct error *error);
 

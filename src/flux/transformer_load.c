@@ -160,7 +160,7 @@ __attribute__((format(printf, 6, 7))) static bool get_linear(struct transformer 
     va_start(arguments, format);
     vsnprintf(name, sizeof(name), format, arguments);
     va_end(arguments);
-    struct weight_rows rows;
+    struct weight_rows rows = {0};
     if (!get_rows(t, name, out, in, &rows, error)) return false;
     *linear = linear_of(rows, in);
     return true;
@@ -235,7 +235,7 @@ static bool get_single_block(struct transformer *t, int64_t index, struct error 
     char prefix[80], name[120];
     snprintf(prefix, sizeof(prefix), "single_transformer_blocks.%lld.attn", (long long)index);
     snprintf(name, sizeof(name), "%s.to_qkv_mlp_proj.weight", prefix);
-    struct weight_rows fused;
+    struct weight_rows fused = {0};
     if (!get_rows(t, name, 3 * s->hidden + 2 * s->mlp_hidden, s->hidden, &fused, error)) return false;
     block->qkv = linear_of(rows_from(fused, 0, 3 * s->hidden), s->hidden);
     block->mlp_in = linear_of(rows_from(fused, 3 * s->hidden, 2 * s->mlp_hidden), s->hidden);
