@@ -167,6 +167,8 @@ struct limn_result {
     int width, height, steps;
     float guidance;
     bool tiled; // memory left no other way, or it was asked for
+    int text_tokens;      // of the prompt in its template, padding not counted
+    int reference_tokens; // of all reference images
     double text_seconds, reference_seconds, step_seconds, decode_seconds; // in all
 };
 

@@ -85,8 +85,7 @@ static VipsImage *open_loader(enum image_format format, const void *data, size_t
 struct row_kind {
     int bands; // samples a pixel: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha or CMYK
     bool wide; // 16 bits a sample
-    bool
-        clip; // 16-bit values above 255 become 255 (Pillow's way with 16-bit grey); else the high byte is taken
+    bool clip; // Pillow's way with 16-bit grey: values above 255 become 255; else the high byte is taken
     bool cmyk; // of CMYK, 255 is full ink
 };
 

@@ -1,11 +1,14 @@
-// Jobs to workers, and what they say back. Relies on base, media. Behind it: a local worker process (worker.c, spawned
-// as `limn worker`, never only forked), later NATS JetStream.
+// Jobs to workers, and what they say back. Relies on base. Behind it: a local worker process (worker.h, executed anew as
+// `limn worker`, never only forked), later NATS JetStream.
 //
 // DESIGN. The queue hands a job to a worker that has credit (one job a worker) and reports what happens to it as events on
-// the caller's event loop (queue_poll). Messages between queue and worker are framed: u32 little-endian length (at most 64 KiB), then that
-// many bytes of JSON with "v": 1 and "type". No pictures: references, previews and results travel as spool file ids.
-// A job has an id, an attempt number and a lease that heartbeats renew; a worker that dies, hangs past its lease or breaks
-// the protocol is killed and replaced; its job fails with a clear error. A result of a stale attempt is refused.
+// the queue's own thread. Messages between queue and worker are framed and versioned (frame.h) and carry no pictures:
+// references, previews and results are files of the spool folder, named in the messages. A job has an id, an attempt number
+// and a lease that heartbeats renew; a worker that dies, hangs past its lease, makes no headway or breaks the protocol is
+// killed and replaced, and its job fails with a clear error. What a stale attempt says is refused.
+//
+// The spool folder belongs to the owner of the queue: it makes it, empties it before queue_open, and removes references and
+// results when it has used them. A worker writes only files whose names begin with the job's id.
 #ifndef LIMN_QUEUE_QUEUE_H
 #define LIMN_QUEUE_QUEUE_H
 
@@ -16,58 +19,101 @@
 
 struct queue;
 
+#define QUEUE_REFERENCES_MOST 4
+#define QUEUE_PREVIEWS_MOST   3
+#define QUEUE_SIGMAS_MOST     200
+
 struct queue_options {
     const char *program; // path of the limn binary
     const char *model_folder;
-    const char *spool_folder;  // where references come from and results go to; made by the owner
+    const char *spool_folder;
     int threads;               // of the worker, 0: all
     const char *isa, *compute; // NULL: automatic
-    int depth;                 // jobs that may wait; one more is refused with ERROR_UNAVAILABLE
-    double lease_seconds; // without a heartbeat for so long a worker counts as hung (it beats every second)
-    const struct log *log;
+    int depth; // jobs that may wait beside the running one; one more is refused with ERROR_UNAVAILABLE
+    double
+        lease_seconds; // without a heartbeat for so long a worker counts as hung (it beats every second); 0: 15
+    double stall_seconds;  // the same for a job that makes no headway though the worker beats; 0: 900
+    double cancel_seconds; // a worker that has not ended a cancelled job after so long is killed; 0: 30
+    const struct log *log; // NULL: silent
 };
 
 struct queue_job {  // all strings UTF-8, copied by queue_submit
     const char *id; // [a-z0-9_-]{8,64}, unique
     const char *prompt;
-    const char *reference_files[4]; // names in the spool folder (encoded pictures as they came)
+    const char
+        *reference_files[QUEUE_REFERENCES_MOST]; // names in the spool folder (encoded pictures as they came)
     int reference_count;
-    int width, height; // 0: default
+    int width, height;                 // pixels to render, multiples of the model's side multiple; 0: default
+    int deliver_width, deliver_height; // cut out of the middle; 0: as rendered
     int count;
-    uint64_t seed;
-    int steps;      // 0: default
-    float guidance; // negative: default
-    const float *sigmas;
+    uint64_t seed;       // below 2^63
+    int steps;           // 0: default
+    float guidance;      // negative: default
+    const float *sigmas; // NULL: default
     int sigma_count;
     const char *output_format; // "png", "jpeg", "webp"
-    int output_quality;        // -1: default
-    int preview_count;         // evenly spaced previews, 0 to 3
+    int output_quality;        // 0 to 100; -1: default
+    int preview_count;         // evenly spaced previews, 0 to QUEUE_PREVIEWS_MOST
 };
 
 enum queue_event_kind { QUEUE_STARTED, QUEUE_PROGRESS, QUEUE_PREVIEW, QUEUE_IMAGE, QUEUE_DONE, QUEUE_FAILED };
 
-struct queue_event {
-    enum queue_event_kind kind;
-    const char *job; // id
-    int image, images, step, steps;
-    double seconds;   // since the worker began with it
-    const char *file; // PREVIEW, IMAGE: name in the spool folder
-    int width, height;
-    uint64_t seed;      // IMAGE
-    struct error error; // FAILED: what to tell the user
+// Why a job failed, apart from what its error says.
+enum queue_failure {
+    QUEUE_FAILURE_JOB,         // the engine refused it, or it was cancelled (error.kind says which)
+    QUEUE_FAILURE_WORKER_DIED, // the worker crashed, was killed or broke the protocol
+    QUEUE_FAILURE_TIME,        // the worker hung or made no headway
+    QUEUE_FAILURE_MODEL,       // no worker can open the model
+    QUEUE_FAILURE_STOPPED,     // queue_close
 };
 
+struct queue_event {
+    enum queue_event_kind kind;
+    const char *job;   // id
+    const char *stage; // PROGRESS: "text", "references", "steps", "decode"
+    int image, images, step, steps, block, blocks;
+    double seconds;   // since the worker began with it
+    const char *file; // PREVIEW, IMAGE: name in the spool folder, now the listener's
+    int width, height;
+    uint64_t seed; // IMAGE
+    int text_tokens, reference_tokens,
+        output_tokens;          // DONE: of the whole job, as a price or a usage report counts them
+    enum queue_failure failure; // FAILED
+    struct error error;         // FAILED: what to tell the user
+};
+
+// Called on the queue's thread, one event at a time. Every submitted job ends with exactly one DONE or FAILED.
 typedef void queue_listener(void *context, const struct queue_event *event);
 
-// Starts the thread that owns the worker; events come on that thread, one at a time.
+// Starts the thread that owns the worker, and the first worker.
 struct queue *queue_open(const struct queue_options *options, queue_listener *listener, void *context,
                          struct error *error);
-void queue_close(struct queue *queue); // stops the worker; jobs in flight fail with ERROR_CANCELLED
+void queue_close(
+    struct queue *queue); // stops the worker; jobs not done fail with QUEUE_FAILURE_STOPPED. NULL is fine
 
+// ERROR_UNAVAILABLE when [depth] jobs wait already. The events of the job may begin before this returns.
 bool queue_submit(struct queue *queue, const struct queue_job *job, struct error *error);
 // The worker stops within one block; the job then fails with ERROR_CANCELLED. Unknown ids are fine.
 void queue_cancel(struct queue *queue, const char *job);
-// Whether a worker is up and has opened the model; jobs waiting and running.
-bool queue_ready(struct queue *queue, int *waiting, int *running);
+
+// What the worker says of its model.
+struct queue_model {
+    char name[128];
+    int default_width, default_height, default_steps;
+    float default_guidance;
+    int side_multiple;
+    bool has_guidance, trained;
+};
+
+struct queue_state {
+    bool ready;           // a worker is up and has opened the model
+    int waiting, running; // jobs
+    int workers_started;  // since queue_open
+    double job_seconds;   // what a job took lately (a running mean), 0 before the first
+};
+
+void queue_state(struct queue *queue, struct queue_state *state);
+// Waits until a worker is ready (true) or has said that it cannot open the model, or time is up (false).
+bool queue_wait_ready(struct queue *queue, double seconds, struct queue_model *model, struct error *error);
 
 #endif

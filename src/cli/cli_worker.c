@@ -1,0 +1,91 @@
+// limn worker: the process that holds the model and draws for `limn serve`. Started by the server, not by hand. Relies on
+// queue/worker.h.
+#include "cli/commands.h"
+#include "image/image.h"
+#include "queue/process.h"
+#include "queue/worker.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static const char HELP[] =
+    "limn worker - draw for a server (started by `limn serve`, not by hand)\n\n"
+    "usage: limn worker --model DIR --spool DIR [--threads N] [--isa NAME] [--compute auto|f32|bf16]\n\n"
+    "Speaks the queue's messages on file descriptor 3 and ends when that closes.\n";
+
+static int wrong(const char *what) {
+    fprintf(stderr, "limn worker: %s\n", what);
+    return 2;
+}
+
+static bool read_compute(const char *name, enum limn_compute *compute) {
+    if (!strcmp(name, "auto"))
+        *compute = LIMN_COMPUTE_AUTO;
+    else if (!strcmp(name, "f32"))
+        *compute = LIMN_COMPUTE_F32;
+    else if (!strcmp(name, "bf16"))
+        *compute = LIMN_COMPUTE_BF16;
+    else
+        return false;
+    return true;
+}
+
+int command_worker(int count, char **arguments) {
+    static const struct option known[] = {
+        {"model", required_argument, NULL, 'm'},
+        {"spool", required_argument, NULL, 's'},
+        {"threads", required_argument, NULL, 't'},
+        {"isa", required_argument, NULL, 'i'},
+        {"compute", required_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    struct log log = {LOG_INFO, "worker"};
+    struct worker_options options = {.socket = PROCESS_SOCKET, .log = &log};
+    limn_options_init(&options.engine);
+    for (int letter; (letter = getopt_long(count, arguments, "h", known, NULL)) != -1;) {
+        char *end;
+        long threads;
+        switch (letter) {
+        case 'm':
+            options.model_folder = optarg;
+            break;
+        case 's':
+            options.spool_folder = optarg;
+            break;
+        case 't':
+            errno = 0;
+            threads = strtol(optarg, &end, 10);
+            if (errno || *end || threads < 0 || threads > 256) return wrong("--threads: expected 0 to 256");
+            options.engine.threads = (int)threads;
+            break;
+        case 'i':
+            options.engine.isa = optarg;
+            break;
+        case 'c':
+            if (!read_compute(optarg, &options.engine.compute))
+                return wrong("--compute: expected auto, f32 or bf16");
+            break;
+        case 'h':
+            fputs(HELP, stdout);
+            return 0;
+        default:
+            return 2;
+        }
+    }
+    int type;
+    socklen_t length = sizeof type;
+    if (!options.model_folder || !options.spool_folder) return wrong("--model and --spool are needed");
+    if (getsockopt(options.socket, SOL_SOCKET, SO_TYPE, &type, &length))
+        return wrong("file descriptor 3 is no socket: this command is started by `limn serve`");
+    struct error error = {0};
+    if (!image_library_start("limn", &error)) {
+        fprintf(stderr, "limn worker: %s\n", error.message);
+        return 1;
+    }
+    return worker_run(&options);
+}

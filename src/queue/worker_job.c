@@ -1,0 +1,289 @@
+// See worker_job.h.
+#include "queue/worker_job.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "image/image.h"
+#include "queue/names.h"
+#include "queue/queue.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define REFERENCE_BYTES_MOST (256u << 20)
+#define PROMPT_BYTES_MOST    (1u << 20)
+
+struct job_work {
+    struct worker *worker;
+    struct limn_request request;
+    const char *id;
+    int64_t attempt;
+    char *prompt; // when it came in a file
+    struct image references[QUEUE_REFERENCES_MOST];
+    struct limn_image borrowed[QUEUE_REFERENCES_MOST]; // views of references
+    double sigmas[QUEUE_SIGMAS_MOST];
+    float sigmas_f32[QUEUE_SIGMAS_MOST];
+    int preview_steps[QUEUE_PREVIEWS_MOST];
+    int deliver_width, deliver_height; // 0: as rendered
+    const char *format_name;
+    int quality;
+    char model_name[128];
+    double last_progress; // when the last one was sent
+    int last_stage, last_step, last_image;
+};
+
+static bool read_int(struct json_place place, const char *key, int least, int most, int *value,
+                     struct error *error) {
+    int64_t wide = *value;
+    if (!json_get_integer(place, key, JSON_REQUIRED, least, most, &wide, error)) return false;
+    *value = (int)wide;
+    return true;
+}
+
+static bool read_spool_file(struct job_work *work, const char *name, size_t limit, char **data, size_t *size,
+                            struct error *error) {
+    if (!name_is_file(name)) return error_set(error, ERROR_INPUT, "job: a bad file name");
+    char *path = path_join(worker_options_of(work->worker)->spool_folder, name);
+    if (!path) return error_set(error, ERROR_MEMORY, "no memory for a path");
+    bool good = file_read(path, limit, data, size, error);
+    free(path);
+    return good;
+}
+
+static bool read_references(struct job_work *work, struct json_place place, struct error *error) {
+    const json_t *names = NULL;
+    if (!json_get_array(place, "references", JSON_OPTIONAL, &names, error)) return false;
+    size_t count = names ? json_array_size(names) : 0;
+    if (count > QUEUE_REFERENCES_MOST) return error_set(error, ERROR_INPUT, "job: too many references");
+    for (size_t i = 0; i < count; i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        char field[32], *data;
+        size_t size;
+        snprintf(field, sizeof field, "image[%zu]", i);
+        if (!read_spool_file(work, name, REFERENCE_BYTES_MOST, &data, &size, error)) return false;
+        struct error cause = {0};
+        bool good = image_decode(field, data, size, 0, true, &work->references[i], &cause);
+        free(data);
+        if (!good) return error_set_field(error, cause.kind, field, "%s", cause.message);
+        work->borrowed[i] = (struct limn_image){work->references[i].width, work->references[i].height,
+                                                work->references[i].pixels};
+        if (worker_cancelled(work->worker))
+            return error_set(error, ERROR_CANCELLED, "the request was cancelled");
+    }
+    work->request.references = work->borrowed;
+    work->request.reference_count = (int)count;
+    return true;
+}
+
+static bool read_prompt(struct job_work *work, struct json_place place, struct error *error) {
+    const char *file = NULL;
+    size_t size;
+    if (!json_get_string(place, "prompt", JSON_OPTIONAL, &work->request.prompt, error) ||
+        !json_get_string(place, "prompt_file", JSON_OPTIONAL, &file, error))
+        return false;
+    if (file) {
+        if (!read_spool_file(work, file, PROMPT_BYTES_MOST, &work->prompt, &size, error)) return false;
+        work->request.prompt = work->prompt;
+    }
+    return work->request.prompt || error_set_field(error, ERROR_INPUT, "prompt", "the prompt is empty");
+}
+
+// Previews are spread evenly over the steps and none comes after the last one.
+static void place_previews(struct job_work *work, int wanted, int default_steps) {
+    struct limn_request *request = &work->request;
+    int steps = request->sigma_count ? request->sigma_count : request->steps ? request->steps : default_steps;
+    int count = 0, before = 0;
+    for (int i = 0; i < wanted; i++) {
+        int step = (i + 1) * steps / (wanted + 1);
+        if (step <= before || step >= steps) continue;
+        before = work->preview_steps[count++] = step;
+    }
+    request->preview_steps = work->preview_steps;
+    request->preview_count = count;
+}
+
+static bool read_job(struct job_work *work, struct json_place place, const struct limn_model_info *info,
+                     struct error *error) {
+    struct limn_request *request = &work->request;
+    limn_request_init(request);
+    int64_t seed = 0;
+    double guidance = -1;
+    int previews = 0;
+    if (!json_get_string(place, "job", JSON_REQUIRED, &work->id, error) ||
+        !json_get_integer(place, "attempt", JSON_REQUIRED, 1, INT64_MAX, &work->attempt, error) ||
+        !read_int(place, "width", 0, LIMN_SIDE_MOST, &request->width, error) ||
+        !read_int(place, "height", 0, LIMN_SIDE_MOST, &request->height, error) ||
+        !read_int(place, "deliver_width", 0, LIMN_SIDE_MOST, &work->deliver_width, error) ||
+        !read_int(place, "deliver_height", 0, LIMN_SIDE_MOST, &work->deliver_height, error) ||
+        !read_int(place, "count", 1, LIMN_COUNT_MOST, &request->count, error) ||
+        !json_get_integer(place, "seed", JSON_REQUIRED, 0, INT64_MAX, &seed, error) ||
+        !read_int(place, "steps", 0, LIMN_STEPS_MOST, &request->steps, error) ||
+        !json_get_number(place, "guidance", JSON_REQUIRED, -1e6, 1e6, &guidance, error) ||
+        !json_get_numbers(place, "sigmas", JSON_OPTIONAL, 0, 1, work->sigmas, QUEUE_SIGMAS_MOST,
+                          &request->sigma_count, error) ||
+        !json_get_string(place, "output_format", JSON_REQUIRED, &work->format_name, error) ||
+        !read_int(place, "output_quality", -1, 100, &work->quality, error) ||
+        !read_int(place, "preview_count", 0, QUEUE_PREVIEWS_MOST, &previews, error))
+        return false;
+    request->seed = (uint64_t)seed;
+    request->guidance = (float)guidance;
+    for (int i = 0; i < request->sigma_count; i++) work->sigmas_f32[i] = (float)work->sigmas[i];
+    if (request->sigma_count) request->sigmas = work->sigmas_f32;
+    place_previews(work, previews, info->default_steps);
+    return read_prompt(work, place, error) && read_references(work, place, error);
+}
+
+// Cuts [width] x [height] out of the middle, in place.
+static void crop(struct limn_image *image, int width, int height) {
+    if (width <= 0 || height <= 0 || width > image->width || height > image->height) return;
+    size_t left = (size_t)(image->width - width) / 2, top = (size_t)(image->height - height) / 2;
+    for (size_t y = 0; y < (size_t)height; y++)
+        memmove(image->pixels + y * (size_t)width * 3,
+                image->pixels + ((top + y) * (size_t)image->width + left) * 3, (size_t)width * 3);
+    image->width = width;
+    image->height = height;
+}
+
+// Encodes a picture into the spool folder, as "<job>-<attempt>-<tag>.<format>".
+static bool write_picture(struct job_work *work, const struct limn_image *picture, const char *tag,
+                          const char *comment, char *name, size_t name_size, struct error *error) {
+    struct image image = {picture->width, picture->height, picture->pixels};
+    struct image_encode_options options = {.format = image_format_from_name(work->format_name),
+                                           .quality = work->quality,
+                                           .metadata = {IMAGE_SOFTWARE, IMAGE_MAKE, comment}};
+    struct buffer out = {0};
+    snprintf(name, name_size, "%s-%lld-%s.%s", work->id, (long long)work->attempt, tag, work->format_name);
+    char *path = path_join(worker_options_of(work->worker)->spool_folder, name);
+    bool good = path || error_set(error, ERROR_MEMORY, "no memory for a path");
+    good =
+        good && image_encode(&image, &options, &out, error) && file_write(path, out.data, out.length, error);
+    free(path);
+    buffer_free(&out);
+    return good;
+}
+
+static const char *stage_name(enum limn_stage stage) {
+    switch (stage) {
+    case LIMN_STAGE_QUEUED:
+        return "queued";
+    case LIMN_STAGE_TEXT:
+        return "text";
+    case LIMN_STAGE_REFERENCES:
+        return "references";
+    case LIMN_STAGE_STEPS:
+        return "steps";
+    case LIMN_STAGE_DECODE:
+        return "decode";
+    }
+    return "";
+}
+
+static void send_preview(struct job_work *work, const struct limn_progress *progress) {
+    char tag[48], name[NAME_FILE_MOST];
+    struct error error = {0};
+    snprintf(tag, sizeof tag, "preview-%d-%d", progress->image, progress->step);
+    struct limn_image copy = *progress->preview;
+    size_t size = (size_t)copy.width * (size_t)copy.height * 3;
+    copy.pixels = malloc(size);
+    if (!copy.pixels) return; // a preview is no reason to fail
+    memcpy(copy.pixels, progress->preview->pixels, size);
+    crop(&copy, work->deliver_width, work->deliver_height);
+    if (write_picture(work, &copy, tag, NULL, name, sizeof name, &error)) {
+        json_t *message = worker_message(work->worker);
+        json_t *more =
+            json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "file", name, "image", progress->image, "step",
+                      progress->step, "steps", progress->steps, "width", copy.width, "height", copy.height);
+        json_object_update(message, more);
+        json_decref(more);
+        worker_send(work->worker, "preview", message);
+    } else {
+        log_warning(worker_options_of(work->worker)->log, "preview: %s", error.message);
+    }
+    free(copy.pixels);
+}
+
+static bool on_progress(void *user, const struct limn_progress *progress) {
+    struct job_work *work = user;
+    if (worker_cancelled(work->worker)) return false;
+    if (progress->preview) send_preview(work, progress);
+    double now = clock_seconds();
+    bool turn = (int)progress->stage != work->last_stage || progress->step != work->last_step ||
+                progress->image != work->last_image;
+    if (!turn && now < work->last_progress + 0.2) return true;
+    work->last_progress = now;
+    work->last_stage = (int)progress->stage;
+    work->last_step = progress->step;
+    work->last_image = progress->image;
+    json_t *message = worker_message(work->worker);
+    json_t *more = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:f}", "stage", stage_name(progress->stage),
+                             "image", progress->image, "images", progress->images, "step", progress->step,
+                             "steps", progress->steps, "block", progress->block, "blocks", progress->blocks,
+                             "seconds", progress->seconds);
+    json_object_update(message, more);
+    json_decref(more);
+    worker_send(work->worker, "progress", message);
+    return !worker_cancelled(work->worker);
+}
+
+static bool send_pictures(struct job_work *work, struct limn_result *result, struct error *error) {
+    for (int i = 0; i < result->count; i++) {
+        char tag[16], comment[400], name[NAME_FILE_MOST];
+        uint64_t seed = result->seed + (uint64_t)i;
+        snprintf(tag, sizeof tag, "%d", i);
+        snprintf(comment, sizeof comment, "limn %s, model %s, seed %llu, steps %d, guidance %g, size %dx%d",
+                 limn_version(), work->model_name, (unsigned long long)seed, result->steps,
+                 (double)result->guidance, result->width, result->height);
+        struct limn_image *image = &result->images[i];
+        crop(image, work->deliver_width, work->deliver_height);
+        if (worker_cancelled(work->worker))
+            return error_set(error, ERROR_CANCELLED, "the request was cancelled");
+        if (!write_picture(work, image, tag, comment, name, sizeof name, error)) return false;
+        json_t *message = worker_message(work->worker);
+        json_t *more =
+            json_pack("{s:s, s:i, s:i, s:i, s:i, s:I}", "file", name, "image", i, "images", result->count,
+                      "width", image->width, "height", image->height, "seed", (json_int_t)seed);
+        json_object_update(message, more);
+        json_decref(more);
+        worker_send(work->worker, "image", message);
+    }
+    return true;
+}
+
+bool worker_job(struct worker *worker, struct limn_model *model, const json_t *job, json_t *done,
+                struct error *error) {
+    struct job_work *work = calloc(1, sizeof *work);
+    if (!work) return error_set(error, ERROR_MEMORY, "no memory for the job");
+    work->worker = worker;
+    work->last_stage = work->last_step = work->last_image = -1;
+    struct limn_model_info info;
+    limn_model_info(model, &info);
+    snprintf(work->model_name, sizeof work->model_name, "%s", info.name ? info.name : "");
+    double started = clock_seconds();
+    struct limn_result *result = NULL;
+    bool good = read_job(work, (struct json_place){job, "job"}, &info, error);
+    if (good) {
+        struct limn_error cause = {0};
+        work->request.progress = on_progress;
+        work->request.user = work;
+        result = limn_run(model, &work->request, &cause);
+        if (!result) {
+            worker_error_from(error, &cause);
+            good = false;
+        }
+    }
+    if (good) {
+        int cells = (result->width / 16) * (result->height / 16) * result->count;
+        good = send_pictures(work, result, error);
+        json_t *more =
+            json_pack("{s:i, s:i, s:i, s:f}", "text_tokens", result->text_tokens, "reference_tokens",
+                      result->reference_tokens, "output_tokens", cells, "seconds", clock_seconds() - started);
+        json_object_update(done, more);
+        json_decref(more);
+    }
+    limn_result_free(result);
+    for (int i = 0; i < QUEUE_REFERENCES_MOST; i++) image_free(&work->references[i]);
+    free(work->prompt);
+    free(work);
+    return good;
+}
