@@ -113,9 +113,8 @@ def make_transformer(spec, generator):
         rope_theta=2000, eps=1e-6, guidance_embeds=spec["guidance"],
     )
     rules = [
-        ("timestep_embedder.linear_1", 3.0), ("guidance_embedder.linear_1", 2.0),
-        ("stream_modulation", 0.9), ("norm_out.linear", 0.7), ("proj_out", 1.0),
-        ("ff.linear_out", 1.4), ("ff_context.linear_out", 1.4), ("to_out", 1.2), ("to_add_out", 1.2),
+        ("timestep_embedder.linear_1", 2.5), ("guidance_embedder.linear_1", 2.0),
+        ("stream_modulation", 0.55), ("norm_out.linear", 0.5),
     ]
     fill_linear(model, rules, generator)
     return model
@@ -127,7 +126,7 @@ def make_vae(spec, generator):
         layers_per_block=spec["layers_per_block"], latent_channels=spec["latent"], norm_num_groups=spec["groups"],
         sample_size=1024,
     )
-    fill_linear(model, [("decoder.conv_out", 0.8), ("encoder.conv_out", 1.2), ("attentions", 1.5)], generator)
+    fill_linear(model, [("decoder.conv_out", 0.6), ("conv2", 0.6)], generator)
     channels = 4 * spec["latent"]
     with torch.no_grad():
         model.bn.running_mean.copy_(normal((channels,), 0.5, generator))
@@ -196,7 +195,7 @@ def to_file_name(name, prefix):
 def make_text_encoder(spec, generator):
     config = text_config(spec)
     model = text_encoder_from(config)
-    fill_linear(model, [("embed_tokens", math.sqrt(spec["text"]["hidden"])), ("q_proj", 1.3), ("k_proj", 1.3)], generator)
+    fill_linear(model, [("embed_tokens", math.sqrt(spec["text"]["hidden"])), ("o_proj", 0.8), ("down_proj", 0.8)], generator)
     tensors = {to_file_name(k, spec["text"]["prefix"]): v for k, v in model.state_dict().items()}
     return config, tensors
 
