@@ -159,7 +159,8 @@ def make_images(folder):
             paths.setdefault((model, name), []).append(path)
     base = Image.fromarray(picture(170, 130, 3))
     alpha = Image.fromarray(picture(170, 130, 4)).convert("L")
-    kinds = {"rgb": base, "grey": base.convert("L"), "palette": base.quantize(40), "large": Image.fromarray(picture(1400, 1100, 6))}
+    kinds = {"rgb": base, "grey": base.convert("L"), "palette": base.quantize(40), "large": Image.fromarray(picture(1400, 1100, 6)),
+             "tall": Image.fromarray(picture(400, 2900, 8))}
     kinds["alpha"] = base.copy()
     kinds["alpha"].putalpha(alpha)
     files = []
