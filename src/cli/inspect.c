@@ -1,0 +1,320 @@
+// Looks at weight files and model folders. A part counts as sound when the reader that a request uses opens it: there is no
+// second opinion on what is right. Relies on flux, weights, jansson.
+#include "cli/inspect.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/pool.h"
+#include "flux/model.h"
+#include "tensor/device.h"
+#include "weights/checkpoint.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CONFIG_MOST = 1 << 20, WORKSPACE = 1 << 20 };
+
+// [text] as JSON: paths and messages may hold bytes that are not UTF-8, which become "?".
+static json_t *text_json(const char *text) {
+    json_t *value = json_string(text);
+    char *copy = value ? NULL : strdup(text);
+    for (char *c = copy; c && *c; c++) {
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    }
+    if (copy) value = json_string(copy);
+    free(copy);
+    return value ? value : json_null();
+}
+
+// ------------------------------------------------------------------------------------------------------------- weights
+
+static void count_in(json_t *sums, int64_t values, size_t bytes) {
+    static const char *const keys[] = {"tensors", "values", "bytes"};
+    const json_int_t more[] = {1, values, (json_int_t)bytes};
+    for (int i = 0; i < 3; i++) {
+        json_object_set_new(sums, keys[i],
+                            json_integer(json_integer_value(json_object_get(sums, keys[i])) + more[i]));
+    }
+}
+
+static json_t *totals_of(const struct checkpoint *checkpoint) {
+    json_t *totals = json_pack("{s:i, s:i, s:i}", "tensors", 0, "values", 0, "bytes", 0),
+           *types = json_object();
+    for (int64_t i = 0; i < checkpoint_count(checkpoint); i++) {
+        const struct tensor *tensor = &checkpoint_entry(checkpoint, i)->tensor;
+        const char *type = dtype_info(tensor->type)->name;
+        if (!json_object_get(types, type)) json_object_set_new(types, type, json_object());
+        count_in(json_object_get(types, type), tensor_values(tensor), tensor->bytes);
+        count_in(totals, tensor_values(tensor), tensor->bytes);
+    }
+    json_object_set_new(totals, "types", types);
+    return totals;
+}
+
+// The files, bytes and totals of [checkpoint] into [report].
+static void put_sizes(json_t *report, const struct checkpoint *checkpoint) {
+    uint64_t bytes;
+    json_object_set_new(report, "files", json_integer(checkpoint_files(checkpoint, &bytes)));
+    json_object_set_new(report, "bytes", json_integer((json_int_t)bytes));
+    json_object_set_new(report, "totals", totals_of(checkpoint));
+}
+
+static json_t *tensors_of(const struct checkpoint *checkpoint) {
+    json_t *list = json_array();
+    for (int64_t i = 0; i < checkpoint_count(checkpoint); i++) {
+        const struct checkpoint_entry *entry = checkpoint_entry(checkpoint, i);
+        json_t *shape = json_array();
+        for (int k = 0; k < entry->tensor.rank; k++)
+            json_array_append_new(shape, json_integer(entry->tensor.shape[k]));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:o, s:I, s:o}", "name", entry->name, "type",
+                                        dtype_info(entry->tensor.type)->name, "shape", shape, "bytes",
+                                        (json_int_t)entry->tensor.bytes, "file", text_json(entry->file)));
+    }
+    return list;
+}
+
+// Reads a JSON file beside the weights; NULL when it is not there, or not JSON: then [error] is set.
+static json_t *read_json(const char *folder, const char *name, struct error *error) {
+    char *path = path_join(folder, name);
+    json_t *json = path && file_exists(path) ? json_read_file(path, CONFIG_MOST, error) : NULL;
+    free(path);
+    return json;
+}
+
+// What a config.json says it is: a diffusers class, or a transformers architecture.
+static const char *class_in(const json_t *config) {
+    const char *name = json_string_value(json_object_get(config, "_class_name"));
+    if (!name) name = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    return name ? name : json_string_value(json_object_get(config, "model_type"));
+}
+
+json_t *inspect_weights(const char *path, struct error *error) {
+    struct checkpoint *checkpoint = checkpoint_open(path, error);
+    if (!checkpoint) return NULL;
+    json_t *report = json_pack("{s:s, s:o}", "kind", "weights", "path", text_json(path)),
+           *metadata = json_object();
+    struct error ignored = {0};
+    json_t *config = folder_exists(path) ? read_json(path, "config.json", &ignored) : NULL;
+    if (class_in(config)) json_object_set_new(report, "class", json_string(class_in(config)));
+    json_decref(config);
+    for (int64_t i = 0; i < checkpoint_metadata_count(checkpoint); i++) {
+        const struct checkpoint_metadata_pair *pair = checkpoint_metadata_pair(checkpoint, i);
+        json_object_set_new(metadata, pair->key, json_string(pair->value));
+    }
+    put_sizes(report, checkpoint);
+    json_object_set_new(report, "metadata", metadata);
+    json_object_set_new(report, "tensors", tensors_of(checkpoint));
+    checkpoint_close(checkpoint);
+    return report;
+}
+
+// ----------------------------------------------------------------------------------------------------------- the parts
+
+struct inspection {
+    const char *folder;
+    struct device *device;
+    const struct model_settings *settings; // NULL when they could not be read
+    json_t *parts, *problems;
+};
+
+static void add_problem(struct inspection *inspection, json_t *part, const char *text) {
+    if (part) json_object_set_new(part, "problem", text_json(text));
+    json_array_append_new(inspection->problems, text_json(text));
+}
+
+// A part with what its files say by themselves. [weights]: whether it has any.
+static json_t *begin_part(struct inspection *inspection, const char *name, const char *config_name,
+                          bool weights) {
+    json_t *part = json_pack("{s:s}", "part", name);
+    json_array_append_new(inspection->parts, part);
+    char *folder = path_join(inspection->folder, name);
+    if (!folder) return part;
+    struct error error = {0};
+    json_t *config = read_json(folder, config_name, &error);
+    if (class_in(config)) json_object_set_new(part, "class", json_string(class_in(config)));
+    json_decref(config);
+    error_clear(&error); // the part's own reader says it better
+    struct checkpoint *checkpoint = weights && folder_exists(folder) ? checkpoint_open(folder, &error) : NULL;
+    if (checkpoint) put_sizes(part, checkpoint);
+    checkpoint_close(checkpoint);
+    free(folder);
+    return part;
+}
+
+static json_t *integers_json(const int64_t *values, int count) {
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++) json_array_append_new(list, json_integer(values[i]));
+    return list;
+}
+
+static void inspect_transformer(struct inspection *inspection) {
+    json_t *part = begin_part(inspection, "transformer", "config.json", true);
+    struct error error = {0};
+    struct transformer *transformer = transformer_open(inspection->folder, inspection->device, &error);
+    if (!transformer) {
+        add_problem(inspection, part, error.message);
+        return;
+    }
+    const struct transformer_shape *shape = transformer_shape(transformer);
+    const int64_t axes[] = {shape->axes[0], shape->axes[1], shape->axes[2], shape->axes[3]};
+    json_object_set_new(part, "shape",
+                        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:b, s:I}", "hidden",
+                                  (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "head_dim",
+                                  (json_int_t)shape->head_dim, "double_blocks",
+                                  (json_int_t)shape->double_blocks, "single_blocks",
+                                  (json_int_t)shape->single_blocks, "in_channels",
+                                  (json_int_t)shape->in_channels, "context", (json_int_t)shape->context,
+                                  "mlp_hidden", (json_int_t)shape->mlp_hidden, "rope_axes",
+                                  integers_json(axes, 4), "rope_theta", shape->rope_theta, "guidance",
+                                  shape->guidance, "parameters", (json_int_t)shape->parameters));
+    transformer_close(transformer);
+}
+
+static void inspect_autoencoder(struct inspection *inspection) {
+    json_t *part = begin_part(inspection, "vae", "config.json", true);
+    struct error error = {0};
+    struct autoencoder *autoencoder =
+        autoencoder_open(inspection->folder, inspection->device, COMPUTE_F32, &error);
+    if (!autoencoder) {
+        add_problem(inspection, part, error.message);
+        return;
+    }
+    const struct autoencoder_shape *shape = autoencoder_shape(autoencoder);
+    json_object_set_new(part, "shape",
+                        json_pack("{s:o, s:o, s:I, s:I, s:i, s:I}", "encoder_channels",
+                                  integers_json(shape->encoder_channels, shape->levels), "decoder_channels",
+                                  integers_json(shape->decoder_channels, shape->levels), "latent_channels",
+                                  (json_int_t)shape->latent_channels, "token_channels",
+                                  (json_int_t)shape->token_channels, "pixels_per_token",
+                                  shape->pixels_per_token, "parameters", (json_int_t)shape->parameters));
+    autoencoder_close(autoencoder);
+}
+
+// The sizes that a language model's config.json states, itself or under "text_config".
+static json_t *language_shape(const char *folder) {
+    static const char *const keys[] = {"hidden_size",         "intermediate_size",   "num_hidden_layers",
+                                       "num_attention_heads", "num_key_value_heads", "head_dim",
+                                       "vocab_size",          "rope_theta"};
+    json_t *shape = json_object();
+    struct error ignored = {0};
+    char *path = path_join(folder, "text_encoder");
+    json_t *config = path ? read_json(path, "config.json", &ignored) : NULL;
+    const json_t *inner = json_object_get(config, "text_config");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_t *value = json_object_get(inner ? inner : config, keys[i]);
+        if (json_is_number(value)) json_object_set(shape, keys[i], value);
+    }
+    json_decref(config);
+    free(path);
+    return shape;
+}
+
+static void inspect_tokenizer(struct inspection *inspection) {
+    json_t *part = begin_part(inspection, "tokenizer", "tokenizer_config.json", false);
+    struct error error = {0};
+    char *path = path_join(inspection->folder, "tokenizer");
+    struct tokenizer *tokenizer = path ? tokenizer_open(path, &error) : NULL;
+    free(path);
+    if (!tokenizer) {
+        add_problem(inspection, part, error.message);
+        return;
+    }
+    json_object_set_new(part, "shape", json_pack("{s:i}", "vocabulary", tokenizer_vocabulary(tokenizer)));
+    tokenizer_close(tokenizer);
+}
+
+static void inspect_text_encoder(struct inspection *inspection) {
+    json_t *part = begin_part(inspection, "text_encoder", "config.json", true);
+    json_object_set_new(part, "shape", language_shape(inspection->folder));
+    const struct model_settings *settings = inspection->settings;
+    if (!settings) return; // the problem with the settings is named already
+    struct prompt_settings prompt = {
+        .system_message = settings->system_message,
+        .tap_count = settings->text_tap_count,
+        .length = settings->text_length,
+    };
+    memcpy(prompt.taps, settings->text_taps, sizeof prompt.taps);
+    struct error error = {0};
+    struct prompt_encoder *encoder =
+        prompt_encoder_open(inspection->folder, &prompt, inspection->device, &error);
+    if (encoder) {
+        json_object_set_new(json_object_get(part, "shape"), "embedding_width",
+                            json_integer(prompt_encoder_width(encoder)));
+    } else {
+        add_problem(inspection, part, error.message);
+    }
+    prompt_encoder_close(encoder);
+}
+
+static json_t *settings_json(const struct model_settings *settings) {
+    json_t *taps = json_array(), *sigmas = json_array();
+    for (int i = 0; i < settings->text_tap_count; i++)
+        json_array_append_new(taps, json_integer(settings->text_taps[i]));
+    for (int i = 0; i < settings->sigma_count; i++)
+        json_array_append_new(sigmas, json_real((double)settings->sigmas[i]));
+    return json_pack("{s:s*, s:o, s:i, s:i, s:i, s:i, s:f, s:o, s:I, s:b}", "system_message",
+                     settings->system_message, "text_taps", taps, "text_length", settings->text_length,
+                     "default_width", settings->default_width, "default_height", settings->default_height,
+                     "steps", settings->steps, "guidance", (double)settings->guidance, "sigmas", sigmas,
+                     "reference_area", (json_int_t)settings->reference_area, "trained", settings->trained);
+}
+
+// ----------------------------------------------------------------------------------------------------------- the folder
+
+bool inspect_is_model(const char *path) {
+    static const char *const signs[] = {"model_index.json", "limn.json", "transformer", "text_encoder",
+                                        "vae"};
+    bool found = false;
+    for (size_t i = 0; !found && folder_exists(path) && i < sizeof signs / sizeof *signs; i++) {
+        char *inner = path_join(path, signs[i]);
+        found = inner && (i < 2 ? file_exists(inner) : folder_exists(inner));
+        free(inner);
+    }
+    return found;
+}
+
+static void inspect_parts(struct inspection *inspection, json_t *report) {
+    struct error error = {0};
+    json_t *index = read_json(inspection->folder, "model_index.json", &error);
+    if (class_in(index)) json_object_set_new(report, "pipeline", json_string(class_in(index)));
+    if (!index) {
+        char text[600];
+        snprintf(text, sizeof text, "%s: model_index.json is missing", inspection->folder);
+        add_problem(inspection, NULL, error.kind ? error.message : text);
+    }
+    json_decref(index);
+    struct model_settings settings = {0};
+    error_clear(&error);
+    if (model_settings_read(inspection->folder, &settings, &error)) {
+        inspection->settings = &settings;
+        json_object_set_new(report, "name", text_json(settings.name));
+        json_object_set_new(report, "settings", settings_json(&settings));
+    } else {
+        add_problem(inspection, NULL, error.message);
+    }
+    inspect_tokenizer(inspection);
+    inspect_text_encoder(inspection);
+    inspect_transformer(inspection);
+    inspect_autoencoder(inspection);
+    inspection->settings = NULL;
+    model_settings_free(&settings);
+}
+
+json_t *inspect_model(const char *folder, struct error *error) {
+    struct inspection inspection = {.folder = folder, .parts = json_array(), .problems = json_array()};
+    struct pool *pool = pool_open(1, error);
+    struct device_options options = {.pool = pool, .workspace_bytes = WORKSPACE}; // nothing is computed
+    inspection.device = pool ? device_open_cpu(&options, error) : NULL;
+    json_t *report = NULL;
+    if (inspection.device) {
+        report = json_pack("{s:s, s:o}", "kind", "model", "path", text_json(folder));
+        inspect_parts(&inspection, report);
+        json_object_set(report, "parts", inspection.parts);
+        json_object_set(report, "problems", inspection.problems);
+    }
+    device_close(inspection.device);
+    pool_close(pool);
+    json_decref(inspection.parts);
+    json_decref(inspection.problems);
+    return report;
+}
