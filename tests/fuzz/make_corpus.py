@@ -84,6 +84,33 @@ def make_config():
     put("config", "huge", json.dumps({**transformer, "num_layers": 2**40, "attention_head_dim": 0, "num_attention_heads": -1}))
 
 
+def frames(*messages, piece=255):
+    out = bytes([piece])
+    for message in messages:
+        text = message if isinstance(message, bytes) else json.dumps(message, separators=(",", ":")).encode()
+        out += struct.pack("<I", len(text)) + text
+    return out
+
+
+def make_worker_message():
+    job = {"v": 1, "type": "job", "job": "job-00000001", "attempt": 1, "prompt": "a red circle", "width": 64, "height": 48,
+           "deliver_width": 60, "deliver_height": 40, "count": 2, "seed": 7, "steps": 4, "guidance": 2.5,
+           "output_format": "png", "output_quality": -1, "preview_count": 2}
+    cancel = {"v": 1, "type": "cancel", "job": "job-00000001", "attempt": 1}
+    put("worker_message", "job", frames(job))
+    put("worker_message", "sigmas", frames({**job, "sigmas": [1.0, 0.5, 0.25], "references": []}))
+    put("worker_message", "references", frames({**job, "references": ["job-00000001-ref-0", "../x", 7]}))
+    put("worker_message", "prompt-file", frames({**job, "prompt": None, "prompt_file": "job-00000001-prompt"}))
+    put("worker_message", "several", frames(job, cancel, {"v": 1, "type": "stop"}, piece=0))
+    put("worker_message", "events", frames({"v": 1, "type": "heartbeat", "headway": 3},
+                                           {"v": 1, "type": "image", "job": "job-00000001", "attempt": 1, "file": "a.png"}))
+    put("worker_message", "version", frames({**job, "v": 2}))
+    put("worker_message", "no-object", frames(b"[1]"))
+    put("worker_message", "ranges", frames({**job, "count": 11, "width": -1, "seed": 2**63 - 1, "guidance": 1e7}))
+    put("worker_message", "long", b"\x01\xff\xff\xff\x7f{}")
+    put("worker_message", "short", b"\x02\x05\0\0\0{}")
+
+
 def picture(width, height, mode="RGB"):
     image = Image.new("RGB", (width, height))
     image.putdata([(x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x * y) % 256)
@@ -133,6 +160,7 @@ def make_image():
 def main():
     make_safetensors()
     make_config()
+    make_worker_message()
     make_image()
 
 
