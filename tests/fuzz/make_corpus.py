@@ -111,6 +111,46 @@ def make_worker_message():
     put("worker_message", "short", b"\x02\x05\0\0\0{}")
 
 
+def make_tokenizer():
+    def file(pre_tokenizer, merges=("a b", "ab a"), added=(), **more):
+        value = {"version": "1.0", "added_tokens": list(added), "normalizer": None, "pre_tokenizer": pre_tokenizer,
+                 "decoder": {"type": "ByteLevel"},
+                 "model": {"type": "BPE", "vocab": {"a": 1, "b": 2, "ab": 3, "aba": 4, "\u0120": 5, "\u010a": 6, "\u00c3": 7},
+                           "merges": list(merges)}}
+        value.update(more)
+        return b"\0" + json.dumps(value, separators=(",", ":")).encode()
+
+    def split(regex, behavior="Isolated", invert=False):
+        return {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": invert}
+
+    def token(content, number, **more):
+        value = {"id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                 "special": True}
+        value.update(more)
+        return value
+
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    words = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}]*[\p{Ll}\p{M}]+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    put("tokenizer", "small", file(level))
+    put("tokenizer", "regex", file({"type": "Sequence", "pretokenizers": [split(words), level]}))
+    put("tokenizer", "gpt2", file({**level, "use_regex": True, "add_prefix_space": True}))
+    put("tokenizer", "pairs", file(level, merges=[["a", "b"], ["ab", "a"]]))
+    put("tokenizer", "added", file(level, added=[token("<s>", 8), token("</s>", 9, lstrip=True, rstrip=True), token("123", 10, single_word=True, normalized=True)]))
+    put("tokenizer", "nfc", file(level, added=[token("A\u0301", 8, normalized=True)], normalizer={"type": "NFC"}))
+    put("tokenizer", "behaviors", file({"type": "Sequence", "pretokenizers": [split(" ", "Removed"), split("a+", "MergedWithNext"), split("b", "Contiguous", True), level]}))
+    put("tokenizer", "backtracking", file({"type": "Sequence", "pretokenizers": [split("(a*)*c"), level]}))
+    put("tokenizer", "bad-regex", file(split("(")))
+    put("tokenizer", "merge-unknown", file(level, merges=["a z"]))
+    put("tokenizer", "same-id", file(level, added=[token("x", 8), token("y", 8)]))
+    put("tokenizer", "huge-id", file(level, added=[token("x", 2**31 - 1)]))
+    put("tokenizer", "no-level", file(None))
+    for index, text in enumerate(["", "a red circle above a blue square", "don't IT'S  123 \n\t\r\n x", "[INST]hi[/INST]</s>",
+                                  "\u4e2d\u6587 \u0627\u0644 \u00e9\u0301 \U0001F468\u200d\U0001F469"]):
+        for number in (128, 129):
+            put("tokenizer", f"text-{index}-{number - 128}", bytes([number]) + text.encode())
+    put("tokenizer", "text-broken", b"\x80\xff\xc3\x28\xed\xa0\x80\xf0\x9f")
+
+
 def picture(width, height, mode="RGB"):
     image = Image.new("RGB", (width, height))
     image.putdata([(x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x * y) % 256)
@@ -161,6 +201,7 @@ def main():
     make_safetensors()
     make_config()
     make_worker_message()
+    make_tokenizer()
     make_image()
 
 
