@@ -24,10 +24,13 @@
 extern "C" {
 #endif
 
+#define LIMN_THREADS_MOST    256
 #define LIMN_REFERENCES_MOST 4  // reference images of one request
 #define LIMN_COUNT_MOST      10 // pictures of one request
 #define LIMN_STEPS_MOST      200
-#define LIMN_SIDE_LEAST      64   // pixels; a model may be narrower
+#define LIMN_GUIDANCE_MOST   1000.0
+#define LIMN_PROMPT_MOST     1048576 // bytes
+#define LIMN_SIDE_LEAST      16   // pixels
 #define LIMN_SIDE_MOST       4096 // pixels
 
 enum limn_status {

@@ -1,32 +1,50 @@
-// A model folder opened as a whole: parts, settings from limn.json or the recognised architecture. Relies on text, the parts
-// of flux, weights.
+// What a model folder says beside its weights: model_index.json and limn.json, held against the transformer's shape.
+// Relies on transformer.h, base.
 #ifndef LIMN_FLUX_MODEL_H
 #define LIMN_FLUX_MODEL_H
 
-#include "flux/autoencoder.h"
 #include "flux/transformer.h"
 #include "text/prompt_encoder.h"
+
+#include <stddef.h>
 
 enum { MODEL_SIGMAS_MOST = 200, MODEL_SIZES_MOST = 32 };
 
 // What the reference pipeline keeps in its own code. limn.json overrides; absent fields take the values of a recognised
-// architecture (FLUX.2 [dev]); a folder of no known architecture must state text_taps and text_length.
+// architecture (FLUX.2 [dev]: taps 10, 20, 30, length 512, 1024x1024, 50 steps, guidance 4). A folder of no known architecture
+// must state text_taps and text_length; the rest it may leave to the same values.
 struct model_settings {
-    char name[64];
+    char name[64];     // the folder's own where limn.json has none
+    char software[96]; // EXIF marks of its pictures
+    char make[96];
     char *system_message;
-    int text_taps[PROMPT_TAPS_MOST];
+    int text_taps[PROMPT_TAPS_MOST]; // rising
     int text_tap_count;
     int text_length;
-    int default_width, default_height;
+    int default_width, default_height; // pixels, as written: maybe no multiples of 16
+    int sizes[MODEL_SIZES_MOST][2];    // native sizes (width, height), for listings
+    int size_count;
     int steps;
     float guidance;
-    float sigmas[MODEL_SIGMAS_MOST]; // before the shift
+    float sigmas[MODEL_SIGMAS_MOST]; // before the shift, falling; with steps of them
     int sigma_count;                 // 0: linspace(1, 1/steps)
     int64_t reference_area;          // pixels
     bool trained;
 };
 
-bool model_settings_read(const char *folder, struct model_settings *settings, struct error *error);
-void model_settings_free(struct model_settings *settings);
+// Checks [folder]/model_index.json: a pipeline class other than Flux2Pipeline is an error that names the class.
+bool model_index_check(const char *folder, struct error *error);
+
+// Reads [folder]/limn.json, which may be absent. shape: the folder's transformer. Errors name the file and the field.
+// On success the caller frees with model_settings_free.
+bool model_settings_read(const char *folder, const struct transformer_shape *shape,
+                         struct model_settings *settings, struct error *error);
+void model_settings_free(struct model_settings *settings); // {0} is fine
+
+// The two from memory, for tests and fuzzing; [name] stands in the errors. fallback_name: the model's where the JSON has none.
+bool model_index_parse(const char *name, const char *json, size_t size, struct error *error);
+bool model_settings_parse(const char *name, const char *json, size_t size, const char *fallback_name,
+                          const struct transformer_shape *shape, struct model_settings *settings,
+                          struct error *error);
 
 #endif

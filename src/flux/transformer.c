@@ -31,7 +31,7 @@ struct transformer_run {
     int64_t chunk;                      // rows of the chunk buffers
     struct matrix residual;             // [tokens, hidden] f32
     struct matrix embedded_text;        // [text, hidden] f32, the same in every step
-    struct matrix embedded_references;  // [tokens - text - generated, hidden] f32, likewise
+    struct matrix references;           // [tokens - text - generated, in_channels] f32
     struct matrix qkv;                  // [tokens, 3 hidden] compute type
     struct matrix normed;               // [chunk, hidden] compute type
     struct matrix wide;                 // [chunk, hidden + mlp_hidden] compute type: attention, gated mlp
@@ -272,7 +272,8 @@ static void embed(struct transformer_run *run, const float *latents) {
     run->ops->copy(run->device, run->embedded_text, residual_rows(run, text));
     product(run, &run->t->latent_embedder, COMPUTE_F32, run->latents, &STORE, residual_rows(run, generated));
     if (references.begin < references.end)
-        run->ops->copy(run->device, run->embedded_references, residual_rows(run, references));
+        product(run, &run->t->latent_embedder, COMPUTE_F32, run->references, &STORE,
+                residual_rows(run, references));
 }
 
 static void read_velocity(struct transformer_run *run, float *velocity) {
@@ -316,7 +317,7 @@ static void allocate(struct transformer_run *run) {
     int64_t hidden = shape->hidden;
     run->residual = buffer(run, DTYPE_F32, run->tokens, hidden);
     run->embedded_text = buffer(run, DTYPE_F32, run->text, hidden);
-    run->embedded_references = buffer(run, DTYPE_F32, run->tokens - run->text - run->generated, hidden);
+    run->references = buffer(run, DTYPE_F32, run->tokens - run->text - run->generated, shape->in_channels);
     run->qkv = buffer(run, type, run->tokens, 3 * hidden);
     run->normed = buffer(run, type, run->chunk, hidden);
     run->wide = buffer(run, type, run->chunk, hidden + shape->mlp_hidden);
@@ -347,15 +348,14 @@ static bool make_tables(struct transformer_run *run, int grid_count, const struc
     return true;
 }
 
-// The product of [rows] host rows, uploaded into passing workspace.
-static void embed_constant(struct transformer_run *run, const struct linear *weights, enum compute compute,
-                           const float *values, struct matrix y) {
-    if (y.rows == 0) return;
+// The text does not change over the steps: it is embedded once, from passing workspace.
+static void embed_text(struct transformer_run *run, const float *prompt_embeds) {
+    const struct linear *weights = &run->t->context_embedder;
     size_t mark = workspace_mark(run->device);
-    struct matrix x = buffer(run, DTYPE_F32, y.rows, weights->in);
+    struct matrix x = buffer(run, DTYPE_F32, run->text, weights->in);
     if (x.data) {
-        device_upload(run->device, x.data, values, (size_t)(y.rows * weights->in) * sizeof(float));
-        product(run, weights, compute, x, &STORE, y);
+        device_upload(run->device, x.data, prompt_embeds, (size_t)(run->text * weights->in) * sizeof(float));
+        product(run, weights, run->compute, x, &STORE, run->embedded_text);
     }
     workspace_release(run->device, mark);
 }
@@ -383,8 +383,10 @@ struct transformer_run *transformer_begin(struct transformer *t, enum compute co
     run->chunk = run->tokens < CHUNK_MOST ? run->tokens : CHUNK_MOST;
     allocate(run);
     if (device_status(t->device, error) && make_tables(run, grid_count, grids, error)) {
-        embed_constant(run, &t->context_embedder, compute, prompt_embeds, run->embedded_text);
-        embed_constant(run, &t->latent_embedder, COMPUTE_F32, references, run->embedded_references);
+        embed_text(run, prompt_embeds);
+        if (run->references.rows > 0)
+            device_upload(run->device, run->references.data, references,
+                          (size_t)(run->references.rows * t->shape.in_channels) * sizeof(float));
         if (device_status(t->device, error)) return run;
     }
     transformer_end(run);

@@ -27,6 +27,11 @@ struct transformer_shape {
     int64_t parameters;
 };
 
+// The shape that a config.json of [size] bytes describes; [name] stands in the errors. What is absent has the value that
+// diffusers gives it. sixteen_bit and parameters are left false and 0: the weights say them.
+bool transformer_config_parse(const char *name, const char *json, size_t size,
+                              struct transformer_shape *shape, struct error *error);
+
 // Maps the weights of [folder]/transformer. [device] must outlive it. Errors name the file and the field, or the tensor with the
 // shape it has and the one expected.
 struct transformer *transformer_open(const char *folder, struct device *device, struct error *error);
@@ -45,8 +50,8 @@ struct transformer_run *transformer_begin(struct transformer *transformer, enum 
                                           int text_length, const float *prompt_embeds, int grid_count,
                                           const struct token_grid *grids, const float *references,
                                           struct error *error);
-void transformer_end(
-    struct transformer_run *run); // gives its workspace back; last begun, first ended. NULL is fine
+// Gives its workspace back; last begun, first ended. NULL is fine.
+void transformer_end(struct transformer_run *run);
 
 // Called several times a block; returns false to stop (the run then fails with ERROR_CANCELLED). [block]: blocks done.
 typedef bool transformer_progress(void *context, int block, int blocks);

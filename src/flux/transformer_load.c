@@ -92,11 +92,20 @@ static bool read_config(struct json_place place, struct transformer_shape *shape
                          "%s: timestep_guidance_channels is %lld, expected an even number", place.name,
                          (long long)shape->timestep_width);
     shape->hidden = shape->heads * shape->head_dim;
-    shape->mlp_hidden = (int64_t)((double)shape->hidden * mlp_ratio);
+    shape->mlp_hidden = (int64_t)((double)shape->hidden * mlp_ratio); // truncated, as the reference does
     if (shape->mlp_hidden < 1)
         return error_set(error, ERROR_INPUT, "%s: mlp_ratio is %g, which leaves no width", place.name,
                          mlp_ratio);
     return read_axes(place, shape, error);
+}
+
+bool transformer_config_parse(const char *name, const char *json, size_t size,
+                              struct transformer_shape *shape, struct error *error) {
+    json_t *config = json_parse(name, json, size, error);
+    if (!config) return false;
+    bool read = read_config((struct json_place){config, name}, shape, error);
+    json_decref(config);
+    return read;
 }
 
 // ----------------------------------------------------------------------------------------------------------- tensors
@@ -284,10 +293,11 @@ static bool check_depth(const struct transformer *t, const char *config, struct 
 }
 
 static bool load(struct transformer *t, const char *folder, const char *config_path, struct error *error) {
-    json_t *config = json_read_file(config_path, CONFIG_BYTES_MOST, error);
-    if (!config) return false;
-    bool read = read_config((struct json_place){config, config_path}, &t->shape, error);
-    json_decref(config);
+    char *json = NULL;
+    size_t size = 0;
+    if (!file_read(config_path, CONFIG_BYTES_MOST, &json, &size, error)) return false;
+    bool read = transformer_config_parse(config_path, json, size, &t->shape, error);
+    free(json);
     if (!read) return false;
     t->checkpoint = checkpoint_open(folder, error);
     if (!t->checkpoint) return false;

@@ -40,8 +40,8 @@ struct transformer {
     struct linear latent_embedder;  // x_embedder [hidden, in_channels]
     struct linear context_embedder; // [hidden, context]
     struct scalar_embedder time, guidance;
-    struct linear double_modulation
-        [STREAM_COUNT];              // [6 hidden, hidden]: shift, scale, gate of attention, then of the mlp
+    // [6 hidden, hidden]: shift, scale, gate of attention, then of the mlp
+    struct linear double_modulation[STREAM_COUNT];
     struct linear single_modulation; // [3 hidden, hidden]: shift, scale, gate
     struct linear out_modulation;    // [2 hidden, hidden]: scale, shift
     struct linear out;               // proj_out [in_channels, hidden]

@@ -1,0 +1,229 @@
+// model_index.json and limn.json. Every field is checked for its range here, so that what follows can rely on it.
+// Relies on base.
+#include "flux/model.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "flux/schedule.h"
+#include "limn/limn.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { JSON_BYTES_MOST = 1 << 20, TEXT_LENGTH_MOST = 8192, TAP_MOST = 1024 };
+
+// --------------------------------------------------------------------------------------------------- model_index.json
+
+bool model_index_parse(const char *name, const char *json, size_t size, struct error *error) {
+    json_t *index = json_parse(name, json, size, error);
+    if (!index) return false;
+    const char *class_name = NULL;
+    bool good =
+        json_get_string((struct json_place){index, name}, "_class_name", JSON_REQUIRED, &class_name, error);
+    if (good && strcmp(class_name, "Flux2Pipeline") != 0)
+        good = error_set_field(error, ERROR_UNSUPPORTED, "_class_name",
+                               "%s: the pipeline is of the class \"%.80s\", expected \"Flux2Pipeline\"", name,
+                               class_name);
+    json_decref(index);
+    return good;
+}
+
+bool model_index_check(const char *folder, struct error *error) {
+    if (!folder_exists(folder))
+        return error_set(error, ERROR_NOT_FOUND, "%s: there is no such folder, expected a model folder",
+                         folder);
+    char *path = path_join(folder, "model_index.json"), *json = NULL;
+    size_t size = 0;
+    if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
+    bool good =
+        file_read(path, JSON_BYTES_MOST, &json, &size, error) && model_index_parse(path, json, size, error);
+    free(json);
+    free(path);
+    return good;
+}
+
+// ---------------------------------------------------------------------------------------------------------- limn.json
+
+// FLUX.2 [dev], whose reference pipeline's values are known.
+static bool is_flux2_dev(const struct transformer_shape *shape) {
+    return shape->heads == 48 && shape->head_dim == 128 && shape->double_blocks == 8 &&
+           shape->single_blocks == 48 && shape->context == 15360 && shape->in_channels == 128;
+}
+
+static bool wrong_field(struct json_place place, const char *key, const char *found, const char *expected,
+                        struct error *error) {
+    return error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": %s, expected %s", place.name, key,
+                           found, expected);
+}
+
+// A string that fits [to] whole.
+static bool read_text(struct json_place place, const char *key, char *to, size_t size, struct error *error) {
+    const char *text = NULL;
+    char expected[40];
+    if (!json_get_string(place, key, JSON_OPTIONAL, &text, error)) return false;
+    if (!text) return true;
+    snprintf(expected, sizeof expected, "1 to %zu bytes", size - 1);
+    if (!*text || strlen(text) >= size)
+        return wrong_field(place, key, *text ? "a longer text" : "an empty text", expected, error);
+    snprintf(to, size, "%s", text);
+    return true;
+}
+
+static bool parse_size(struct json_place place, const char *key, const char *text, int size[2],
+                       struct error *error) {
+    char expected[80], found[60];
+    int end = 0;
+    bool good = sscanf(text, "%5dx%5d%n", &size[0], &size[1], &end) == 2 && text[end] == 0;
+    for (int i = 0; good && i < 2; i++) good = size[i] >= LIMN_SIDE_LEAST && size[i] <= LIMN_SIDE_MOST;
+    if (good) return true;
+    snprintf(found, sizeof found, "\"%.40s\"", text);
+    snprintf(expected, sizeof expected, "\"WIDTHxHEIGHT\", each from %d to %d", LIMN_SIDE_LEAST,
+             LIMN_SIDE_MOST);
+    return wrong_field(place, key, found, expected, error);
+}
+
+static bool read_sizes(struct json_place place, struct model_settings *settings, struct error *error) {
+    const char *text = NULL;
+    const json_t *array = NULL;
+    int size[2];
+    if (!json_get_string(place, "default_size", JSON_OPTIONAL, &text, error) ||
+        !json_get_array(place, "sizes", JSON_OPTIONAL, &array, error))
+        return false;
+    if (text) {
+        if (!parse_size(place, "default_size", text, size, error)) return false;
+        settings->default_width = size[0];
+        settings->default_height = size[1];
+    }
+    if (json_array_size(array) > MODEL_SIZES_MOST)
+        return wrong_field(place, "sizes", "too many elements", "at most 32", error);
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const char *element = json_string_value(json_array_get(array, i));
+        if (!element) return wrong_field(place, "sizes", "an element that is no string", "strings", error);
+        if (!parse_size(place, "sizes", element, settings->sizes[i], error)) return false;
+    }
+    settings->size_count = (int)json_array_size(array);
+    return true;
+}
+
+static bool read_taps(struct json_place place, const struct transformer_shape *shape,
+                      struct model_settings *settings, struct error *error) {
+    enum json_need need = is_flux2_dev(shape) ? JSON_OPTIONAL : JSON_REQUIRED;
+    int64_t taps[PROMPT_TAPS_MOST] = {10, 20, 30}, length = 512;
+    int count = 3;
+    if (!json_get_integers(place, "text_taps", need, 0, TAP_MOST, taps, PROMPT_TAPS_MOST, &count, error) ||
+        !json_get_integer(place, "text_length", need, 1, TEXT_LENGTH_MOST, &length, error))
+        return false;
+    if (count == 0) return wrong_field(place, "text_taps", "no element", "at least one", error);
+    for (int i = 0; i < count; i++) {
+        if (i > 0 && taps[i] <= taps[i - 1])
+            return wrong_field(place, "text_taps", "not in rising order", "rising numbers of layers", error);
+        settings->text_taps[i] = (int)taps[i];
+    }
+    settings->text_tap_count = count;
+    settings->text_length = (int)length;
+    return true;
+}
+
+static bool read_steps(struct json_place place, struct model_settings *settings, struct error *error) {
+    double sigmas[MODEL_SIGMAS_MOST], guidance = 4.0;
+    int count = 0;
+    int64_t steps = 0;
+    if (!json_get_numbers(place, "sigmas", JSON_OPTIONAL, 0, 1, sigmas, MODEL_SIGMAS_MOST, &count, error) ||
+        !json_get_integer(place, "steps", JSON_OPTIONAL, 1, LIMN_STEPS_MOST, &steps, error) ||
+        !json_get_number(place, "guidance", JSON_OPTIONAL, 0, LIMN_GUIDANCE_MOST, &guidance, error))
+        return false;
+    for (int i = 0; i < count; i++) settings->sigmas[i] = (float)sigmas[i];
+    if (!schedule_check(count, settings->sigmas, error)) return error_prefix(error, "%s", place.name);
+    if (steps && count && steps != count) {
+        char found[40], expected[60];
+        snprintf(found, sizeof found, "%lld", (long long)steps);
+        snprintf(expected, sizeof expected, "%d, the number of its sigmas", count);
+        return wrong_field(place, "steps", found, expected, error);
+    }
+    settings->sigma_count = count;
+    settings->steps = count ? count : steps ? (int)steps : 50;
+    settings->guidance = (float)guidance;
+    return true;
+}
+
+static bool read_system_message(struct json_place place, struct model_settings *settings,
+                                struct error *error) {
+    const char *text = NULL;
+    if (!json_get_string(place, "system_message", JSON_OPTIONAL, &text, error)) return false;
+    if (!text)
+        return error_set_field(
+            error, ERROR_INPUT, "system_message",
+            "%s: field \"system_message\" is missing, expected the text that the model was trained to read "
+            "before a prompt",
+            place.name);
+    settings->system_message = strdup(text);
+    return settings->system_message || error_set(error, ERROR_MEMORY, "not enough memory for %s", place.name);
+}
+
+static bool read_settings(struct json_place place, const char *fallback_name,
+                          const struct transformer_shape *shape, struct model_settings *settings,
+                          struct error *error) {
+    bool dev = is_flux2_dev(shape);
+    int64_t version = 1;
+    *settings = (struct model_settings){
+        .default_width = 1024, .default_height = 1024, .reference_area = 1024 * 1024, .trained = true};
+    snprintf(settings->name, sizeof settings->name, "%.63s", dev ? "FLUX.2 [dev]" : fallback_name);
+    snprintf(settings->software, sizeof settings->software, "%s",
+             dev ? "AI generated;flux2" : "AI generated;limn");
+    if (dev) snprintf(settings->make, sizeof settings->make, "Black Forest Labs");
+    // The area is at least that of a smallest reference at its longest, so that no reference vanishes.
+    return json_get_integer(place, "limn", JSON_OPTIONAL, 1, 1, &version, error) &&
+           read_text(place, "name", settings->name, sizeof settings->name, error) &&
+           read_text(place, "software", settings->software, sizeof settings->software, error) &&
+           read_text(place, "make", settings->make, sizeof settings->make, error) &&
+           read_sizes(place, settings, error) && read_taps(place, shape, settings, error) &&
+           read_steps(place, settings, error) &&
+           json_get_integer(place, "reference_area", JSON_OPTIONAL, 1024,
+                            (int64_t)LIMN_SIDE_MOST * LIMN_SIDE_MOST, &settings->reference_area, error) &&
+           json_get_bool(place, "trained", JSON_OPTIONAL, &settings->trained, error) &&
+           read_system_message(place, settings, error);
+}
+
+bool model_settings_parse(const char *name, const char *json, size_t size, const char *fallback_name,
+                          const struct transformer_shape *shape, struct model_settings *settings,
+                          struct error *error) {
+    *settings = (struct model_settings){0};
+    json_t *root = json_parse(name, json, size, error);
+    if (!root) return false;
+    bool good = json_is_object(root)
+                    ? read_settings((struct json_place){root, name}, fallback_name, shape, settings, error)
+                    : error_set(error, ERROR_INPUT, "%s: expected an object", name);
+    json_decref(root);
+    if (!good) model_settings_free(settings);
+    return good;
+}
+
+// "a/b/" and "a/b" are "b".
+static void folder_name(const char *folder, char *name, size_t size) {
+    size_t end = strlen(folder);
+    while (end > 1 && folder[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && folder[begin - 1] != '/') begin--;
+    snprintf(name, size, "%.*s", (int)(end - begin), folder + begin);
+}
+
+bool model_settings_read(const char *folder, const struct transformer_shape *shape,
+                         struct model_settings *settings, struct error *error) {
+    char name[64], *json = NULL;
+    size_t size = 2;
+    *settings = (struct model_settings){0};
+    char *path = path_join(folder, "limn.json");
+    if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
+    folder_name(folder, name, sizeof name);
+    bool good = !file_exists(path) || file_read(path, JSON_BYTES_MOST, &json, &size, error);
+    if (good) good = model_settings_parse(path, json ? json : "{}", size, name, shape, settings, error);
+    free(json);
+    free(path);
+    return good;
+}
+
+void model_settings_free(struct model_settings *settings) {
+    free(settings->system_message);
+    *settings = (struct model_settings){0};
+}

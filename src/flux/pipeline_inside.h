@@ -1,0 +1,19 @@
+// The pipeline from inside; private to pipeline.c and pipeline_run.c.
+#ifndef LIMN_FLUX_PIPELINE_INSIDE_H
+#define LIMN_FLUX_PIPELINE_INSIDE_H
+
+#include "flux/autoencoder.h"
+#include "flux/pipeline.h"
+
+struct pipeline {
+    struct model_settings settings;
+    enum compute compute;
+    struct pool *pool;
+    struct device *device;
+    struct transformer *transformer;
+    struct prompt_encoder *encoder;
+    struct autoencoder *autoencoder;
+    int64_t text_parameters;
+};
+
+#endif

@@ -1,0 +1,375 @@
+// A request's way through the stages: prompt embeddings, reference tokens, steps of each picture, decode of each picture.
+//
+// DESIGN. All pictures pass the steps before the first is decoded (their latents are small), so that each part's weights are
+// needed in one stretch: when a stage begins, the file pages of the one before are given up, and the workspace is trimmed.
+// Previews are decoded between steps. Relies on pipeline_inside.h, the parts of flux.
+#include "flux/pipeline_inside.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "flux/noise.h"
+#include "flux/references.h"
+#include "flux/schedule.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Tiles are as large as memory allows; a request that asks for tiles gets the second.
+static const int TILE_SIDES[] = {1024, 512, 384, 256, 128};
+enum { TILE_COUNT = sizeof TILE_SIDES / sizeof *TILE_SIDES, TILE_ASKED = 512, FIELD_BYTES = 48 };
+
+struct run {
+    struct pipeline *pipeline;
+    struct limn_request request; // filled in
+    const struct observer *observer;
+    struct limn_result *result;
+    double began;
+    struct limn_progress progress; // as last reported
+    int64_t channels, tokens;      // of a picture's latents
+    struct token_grid grids[1 + LIMN_REFERENCES_MOST];
+    float *embeddings; // [text_length, context]
+    float *references; // [tokens of grids[1..], channels]
+    float *latents;    // [count][tokens, channels]
+    float *velocity;   // [tokens, channels]
+    float *pixels;     // [3, height, width]
+    float sigmas[LIMN_STEPS_MOST + 1], timesteps[LIMN_STEPS_MOST];
+};
+
+// ------------------------------------------------------------------------------------------------------------ helpers
+
+static bool report(struct run *run) {
+    if (!run->request.progress) return true;
+    run->progress.seconds = clock_seconds() - run->began;
+    return run->request.progress(run->request.user, &run->progress);
+}
+
+// The callback of each part: [done] of [all].
+static bool on_part(void *context, int done, int all) {
+    struct run *run = context;
+    run->progress.block = done;
+    run->progress.blocks = all;
+    return report(run);
+}
+
+static bool begin_stage(struct run *run, enum limn_stage stage, struct error *error) {
+    run->progress.stage = stage;
+    run->progress.block = run->progress.blocks = 0;
+    return report(run) || error_set(error, ERROR_CANCELLED, "cancelled");
+}
+
+static void see(const struct run *run, const char *name, enum dtype type, int rank, const int64_t *shape,
+                const void *data) {
+    if (run->observer) run->observer->see(run->observer->context, name, type, rank, shape, data);
+}
+
+static void see_latents(const struct run *run, const char *name, const float *data) {
+    see(run, name, DTYPE_F32, 2, (int64_t[]){run->tokens, run->channels}, data);
+}
+
+static float *values(int64_t count, struct error *error) {
+    float *memory = malloc((size_t)(count > 0 ? count : 1) * sizeof(float));
+    if (!memory)
+        error_set(error, ERROR_MEMORY, "not enough memory for %lld values of a request", (long long)count);
+    return memory;
+}
+
+// --------------------------------------------------------------------------------------------------------------- text
+
+static bool see_tokens(const struct run *run, struct error *error) {
+    int64_t length = run->pipeline->settings.text_length;
+    if (!run->observer) return true;
+    int32_t *ids = malloc((size_t)length * sizeof *ids);
+    if (!ids) return error_set(error, ERROR_MEMORY, "not enough memory for the tokens of a prompt");
+    bool good = prompt_encoder_tokens(run->pipeline->encoder, run->request.prompt, ids, error);
+    if (good) see(run, "tokens", DTYPE_I32, 1, &length, ids);
+    free(ids);
+    return good;
+}
+
+static bool encode_text(struct run *run, struct error *error) {
+    struct pipeline *pipeline = run->pipeline;
+    int64_t shape[2] = {pipeline->settings.text_length, transformer_shape(pipeline->transformer)->context};
+    double began = clock_seconds();
+    run->embeddings = values(shape[0] * shape[1], error);
+    if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error) || !see_tokens(run, error) ||
+        !prompt_encoder_run(pipeline->encoder, run->request.prompt, pipeline->compute, on_part, run,
+                            run->embeddings, error))
+        return false;
+    see(run, "prompt_embeds", DTYPE_F32, 2, shape, run->embeddings);
+    prompt_encoder_release_pages(pipeline->encoder);
+    workspace_trim(pipeline->device);
+    run->result->text_seconds = clock_seconds() - began;
+    return true;
+}
+
+// --------------------------------------------------------------------------------------------------------- references
+
+static bool encode_reference(struct run *run, int index, float *tokens, struct error *error) {
+    const struct limn_image *from = &run->request.references[index];
+    struct pipeline *pipeline = run->pipeline;
+    char field[FIELD_BYTES], name[FIELD_BYTES];
+    struct image image, prepared;
+    snprintf(field, sizeof field, "references[%d]", index);
+    image = (struct image){from->width, from->height, from->pixels};
+    if (!reference_prepare(field, &image, pipeline->settings.reference_area,
+                           autoencoder_shape(pipeline->autoencoder)->pixels_per_token, &prepared, error))
+        return false;
+    bool good = autoencoder_encode(pipeline->autoencoder, &prepared, on_part, run, tokens, error);
+    if (good && run->observer) {
+        snprintf(name, sizeof name, "reference_%d", index);
+        see(run, name, DTYPE_U8, 3, (int64_t[]){prepared.height, prepared.width, 3}, prepared.pixels);
+        snprintf(name, sizeof name, "reference_latents_%d", index);
+        see(run, name, DTYPE_F32, 2, (int64_t[]){token_grid_tokens(&run->grids[1 + index]), run->channels},
+            tokens);
+    }
+    image_free(&prepared);
+    return good;
+}
+
+static bool encode_references(struct run *run, struct error *error) {
+    const struct limn_request *request = &run->request;
+    struct pipeline *pipeline = run->pipeline;
+    int multiple = autoencoder_shape(pipeline->autoencoder)->pixels_per_token;
+    double began = clock_seconds();
+    int64_t tokens = 0;
+    for (int i = 0; i < request->reference_count; i++) {
+        const struct limn_image *image = &request->references[i];
+        struct reference_size size;
+        if (!reference_size("references", image->width, image->height, pipeline->settings.reference_area,
+                            multiple, &size, error))
+            return false;
+        run->grids[1 + i] = (struct token_grid){size.height / multiple, size.width / multiple, 10 * (i + 1)};
+        tokens += token_grid_tokens(&run->grids[1 + i]);
+    }
+    run->references = values(tokens * run->channels, error);
+    if (!run->references) return false;
+    if (request->reference_count == 0) return true;
+    float *at = run->references;
+    for (int i = 0; i < request->reference_count; i++) {
+        if (!begin_stage(run, LIMN_STAGE_REFERENCES, error) || !encode_reference(run, i, at, error))
+            return false;
+        at += token_grid_tokens(&run->grids[1 + i]) * run->channels;
+    }
+    workspace_trim(pipeline->device);
+    run->result->reference_seconds = clock_seconds() - began;
+    return true;
+}
+
+// ------------------------------------------------------------------------------------------------------------- decode
+
+// The side of the tiles, 0 for none.
+static int choose_tile(const struct run *run) {
+    const struct limn_request *request = &run->request;
+    const struct autoencoder *autoencoder = run->pipeline->autoencoder;
+    int longer = request->width > request->height ? request->width : request->height;
+    if (request->tiling) return longer > TILE_ASKED ? TILE_ASKED : 0;
+    // A tenth is left to others.
+    uint64_t available = (uint64_t)memory_available() / 10 * 9;
+    if (autoencoder_decode_bytes(autoencoder, request->width, request->height) <= available) return 0;
+    for (int i = 0; i < TILE_COUNT; i++) {
+        int side = TILE_SIDES[i];
+        if (side < longer && autoencoder_decode_bytes(autoencoder, side, side) <= available) return side;
+    }
+    return longer > TILE_SIDES[TILE_COUNT - 1] ? TILE_SIDES[TILE_COUNT - 1] : 0;
+}
+
+// Latents become a fresh picture; run->pixels stay behind.
+static bool decode(struct run *run, const float *latents, struct image *image, struct error *error) {
+    const struct limn_request *request = &run->request;
+    struct pipeline *pipeline = run->pipeline;
+    double began = clock_seconds();
+    if (!image_alloc(image, request->width, request->height, error)) return false;
+    int tile = choose_tile(run);
+    bool good = autoencoder_decode(pipeline->autoencoder, latents, request->width, request->height, tile,
+                                   on_part, run, NULL, run->pixels, error);
+    if (tile) run->result->tiled = true;
+    if (good)
+        autoencoder_to_image(run->pixels, image);
+    else
+        image_free(image);
+    workspace_trim(pipeline->device);
+    run->result->decode_seconds += clock_seconds() - began;
+    return good;
+}
+
+static bool decode_all(struct run *run, struct error *error) {
+    const struct limn_request *request = &run->request;
+    for (int k = 0; k < request->count; k++) {
+        struct image image;
+        run->progress.image = k;
+        if (!begin_stage(run, LIMN_STAGE_DECODE, error) ||
+            !decode(run, run->latents + k * run->tokens * run->channels, &image, error))
+            return false;
+        run->result->images[k] = (struct limn_image){image.width, image.height, image.pixels};
+        if (k > 0) continue;
+        see(run, "decoded", DTYPE_F32, 3, (int64_t[]){3, image.height, image.width}, run->pixels);
+        see(run, "picture", DTYPE_U8, 3, (int64_t[]){image.height, image.width, 3}, image.pixels);
+    }
+    return true;
+}
+
+// -------------------------------------------------------------------------------------------------------------- steps
+
+// torch.randn([1, channels, height, width]) as tokens [height * width, channels].
+static bool draw_noise(const struct run *run, int picture, float *latents, struct error *error) {
+    int64_t count = run->tokens * run->channels;
+    float *noise = values(count, error);
+    if (!noise) return false;
+    noise_fill(run->request.noise == LIMN_NOISE_BF16 ? NOISE_BF16 : NOISE_F32,
+               run->request.seed + (uint64_t)picture, noise, (size_t)count);
+    for (int64_t t = 0; t < run->tokens; t++)
+        for (int64_t c = 0; c < run->channels; c++)
+            latents[t * run->channels + c] = noise[c * run->tokens + t];
+    free(noise);
+    return true;
+}
+
+static bool wants_preview(const struct limn_request *request, int step) {
+    if (!request->progress || !request->preview_steps) return false;
+    for (int i = 0; i < request->preview_count; i++)
+        if (request->preview_steps[i] == step + 1) return true;
+    return false;
+}
+
+// What the picture would be if the velocity stayed as it is: latents - sigma * velocity.
+static bool show_preview(struct run *run, const float *latents, int step, struct error *error) {
+    int64_t count = run->tokens * run->channels;
+    float *guess = values(count, error);
+    struct image image;
+    if (!guess) return false;
+    for (int64_t i = 0; i < count; i++) guess[i] = latents[i] - run->sigmas[step] * run->velocity[i];
+    bool good = decode(run, guess, &image, error);
+    free(guess);
+    if (!good) return false;
+    struct limn_image preview = {image.width, image.height, image.pixels};
+    run->progress.stage = LIMN_STAGE_STEPS;
+    run->progress.preview = &preview;
+    good = report(run) || error_set(error, ERROR_CANCELLED, "cancelled");
+    run->progress.preview = NULL;
+    image_free(&image);
+    return good;
+}
+
+// Hands on what the transformer shows of the first step, with the step's name in front.
+static void see_block(void *context, const char *name, enum dtype type, int rank, const int64_t *shape,
+                      const void *data) {
+    char whole[2 * FIELD_BYTES];
+    snprintf(whole, sizeof whole, "step_0_%s", name);
+    see(context, whole, type, rank, shape, data);
+}
+
+static bool take_step(struct run *run, struct transformer_run *transformer, float *latents, int picture,
+                      int step, struct error *error) {
+    int64_t count = run->tokens * run->channels;
+    struct observer observer = {see_block, run};
+    bool watched = run->observer && picture == 0;
+    run->progress.step = step;
+    run->progress.block = 0;
+    if (!transformer_velocity(transformer, latents, run->timesteps[step], run->request.guidance, on_part, run,
+                              watched && step == 0 ? &observer : NULL, run->velocity, error))
+        return false;
+    if (wants_preview(&run->request, step) && !show_preview(run, latents, step, error)) return false;
+    float change = run->sigmas[step + 1] - run->sigmas[step];
+    for (int64_t i = 0; i < count; i++) latents[i] += change * run->velocity[i];
+    if (watched) {
+        char name[FIELD_BYTES];
+        snprintf(name, sizeof name, "step_%d_velocity", step);
+        see_latents(run, name, run->velocity);
+        snprintf(name, sizeof name, "step_%d_latents", step);
+        see_latents(run, name, latents);
+    }
+    return true;
+}
+
+static bool run_steps(struct run *run, struct transformer_run *transformer, struct error *error) {
+    const struct limn_request *request = &run->request;
+    for (int k = 0; k < request->count; k++) {
+        float *latents = run->latents + k * run->tokens * run->channels;
+        run->progress.image = k;
+        run->progress.step = 0;
+        if (!begin_stage(run, LIMN_STAGE_STEPS, error) || !draw_noise(run, k, latents, error)) return false;
+        if (k == 0) see_latents(run, "noise", latents);
+        for (int i = 0; i < request->steps; i++)
+            if (!take_step(run, transformer, latents, k, i, error)) return false;
+    }
+    return true;
+}
+
+static bool denoise(struct run *run, struct error *error) {
+    const struct limn_request *request = &run->request;
+    struct pipeline *pipeline = run->pipeline;
+    double began = clock_seconds();
+    int64_t steps = request->steps, points = steps + 1;
+    if (!schedule_make((int)run->tokens, request->steps, request->sigmas, run->sigmas, run->timesteps, error))
+        return false;
+    see(run, "sigmas", DTYPE_F32, 1, &points, run->sigmas);
+    see(run, "timesteps", DTYPE_F32, 1, &steps, run->timesteps);
+    struct transformer_run *transformer =
+        transformer_begin(pipeline->transformer, pipeline->compute, pipeline->settings.text_length,
+                          run->embeddings, 1 + request->reference_count, run->grids, run->references, error);
+    if (!transformer) return false;
+    bool good = run_steps(run, transformer, error);
+    transformer_end(transformer);
+    transformer_release_pages(pipeline->transformer);
+    workspace_trim(pipeline->device);
+    run->result->step_seconds = clock_seconds() - began - run->result->decode_seconds; // of previews
+    return good;
+}
+
+// ---------------------------------------------------------------------------------------------------------- the whole
+
+static bool allocate(struct run *run, struct error *error) {
+    const struct limn_request *request = &run->request;
+    run->latents = values(request->count * run->tokens * run->channels, error);
+    run->velocity = values(run->tokens * run->channels, error);
+    run->pixels = values((int64_t)3 * request->width * request->height, error);
+    run->result->images = calloc((size_t)request->count, sizeof *run->result->images);
+    if (!run->result->images) error_set(error, ERROR_MEMORY, "not enough memory for the result");
+    return run->latents && run->velocity && run->pixels && run->result->images;
+}
+
+static bool run_stages(struct run *run, struct error *error) {
+    const struct limn_request *request = &run->request;
+    struct pipeline *pipeline = run->pipeline;
+    int multiple = autoencoder_shape(pipeline->autoencoder)->pixels_per_token;
+    run->channels = transformer_shape(pipeline->transformer)->in_channels;
+    run->grids[0] = (struct token_grid){request->height / multiple, request->width / multiple, 0};
+    run->tokens = token_grid_tokens(&run->grids[0]);
+    run->began = clock_seconds();
+    run->progress = (struct limn_progress){.images = request->count, .steps = request->steps};
+    *run->result = (struct limn_result){.count = request->count,
+                                        .seed = request->seed,
+                                        .width = request->width,
+                                        .height = request->height,
+                                        .steps = request->steps,
+                                        .guidance = request->guidance};
+    return allocate(run, error) && encode_text(run, error) && encode_references(run, error) &&
+           denoise(run, error) && decode_all(run, error);
+}
+
+struct limn_result *pipeline_run(struct pipeline *pipeline, const struct limn_request *request,
+                                 const struct observer *observer, struct error *error) {
+    struct run run = {.pipeline = pipeline, .observer = observer};
+    if (!pipeline_check(pipeline, request, &run.request, error)) return NULL;
+    run.result = calloc(1, sizeof *run.result);
+    if (!run.result) {
+        error_set(error, ERROR_MEMORY, "not enough memory for the result");
+        return NULL;
+    }
+    // A request before this one may have failed half-way.
+    error_clear(&pipeline->device->status);
+    workspace_release(pipeline->device, 0);
+    bool good = run_stages(&run, error);
+    if (!good) {
+        workspace_release(pipeline->device, 0);
+        workspace_trim(pipeline->device);
+        limn_result_free(run.result);
+    }
+    free(run.embeddings);
+    free(run.references);
+    free(run.latents);
+    free(run.velocity);
+    free(run.pixels);
+    return good ? run.result : NULL;
+}
