@@ -89,6 +89,11 @@ bool file_read(const char *path, size_t limit, char **data, size_t *size, struct
     struct stat status;
     int file = open_for_reading(path, 0, &status, error);
     if (file < 0) return false;
+    if (S_ISREG(status.st_mode) && (uint64_t)status.st_size > limit) {
+        close(file);
+        return error_set(error, ERROR_INPUT, "%s: larger than %zu bytes, the most accepted here", path,
+                         limit);
+    }
     size_t capacity = S_ISREG(status.st_mode) && status.st_size > 0 ? (size_t)status.st_size : 4096;
     if (capacity > limit) capacity = limit;
     char *text = malloc(capacity + 2); // one byte more than fits tells of a longer file; one for the 0
