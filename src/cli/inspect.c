@@ -4,7 +4,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/pool.h"
+#include "flux/autoencoder.h"
 #include "flux/model.h"
+#include "flux/pipeline.h"
 #include "tensor/device.h"
 #include "weights/checkpoint.h"
 
@@ -113,6 +115,8 @@ json_t *inspect_weights(const char *path, struct error *error) {
 struct inspection {
     const char *folder;
     struct device *device;
+    struct transformer_shape shape; // where [has_shape]: of the weights, else of the config.json
+    bool has_shape;
     const struct model_settings *settings; // NULL when they could not be read
     json_t *parts, *problems;
 };
@@ -147,27 +151,45 @@ static json_t *integers_json(const int64_t *values, int count) {
     return list;
 }
 
+// The shape that transformer/config.json states, for weights that are not there.
+static void shape_from_config(struct inspection *inspection) {
+    struct error ignored = {0};
+    char *folder = path_join(inspection->folder, "transformer"),
+         *path = folder ? path_join(folder, "config.json") : NULL;
+    char *text = NULL;
+    size_t size;
+    if (path && file_read(path, CONFIG_MOST, &text, &size, &ignored)) {
+        inspection->has_shape = transformer_config_parse(path, text, size, &inspection->shape, &ignored);
+    }
+    free(text);
+    free(path);
+    free(folder);
+}
+
 static void inspect_transformer(struct inspection *inspection) {
     json_t *part = begin_part(inspection, "transformer", "config.json", true);
     struct error error = {0};
     struct transformer *transformer = transformer_open(inspection->folder, inspection->device, &error);
-    if (!transformer) {
+    if (transformer) {
+        inspection->shape = *transformer_shape(transformer);
+        inspection->has_shape = true;
+    } else {
         add_problem(inspection, part, error.message);
-        return;
+        shape_from_config(inspection);
     }
-    const struct transformer_shape *shape = transformer_shape(transformer);
-    const int64_t axes[] = {shape->axes[0], shape->axes[1], shape->axes[2], shape->axes[3]};
-    json_object_set_new(part, "shape",
-                        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:b, s:I}", "hidden",
-                                  (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "head_dim",
-                                  (json_int_t)shape->head_dim, "double_blocks",
-                                  (json_int_t)shape->double_blocks, "single_blocks",
-                                  (json_int_t)shape->single_blocks, "in_channels",
-                                  (json_int_t)shape->in_channels, "context", (json_int_t)shape->context,
-                                  "mlp_hidden", (json_int_t)shape->mlp_hidden, "rope_axes",
-                                  integers_json(axes, 4), "rope_theta", shape->rope_theta, "guidance",
-                                  shape->guidance, "parameters", (json_int_t)shape->parameters));
     transformer_close(transformer);
+    if (!inspection->has_shape) return;
+    const struct transformer_shape *shape = &inspection->shape;
+    const int64_t axes[] = {shape->axes[0], shape->axes[1], shape->axes[2], shape->axes[3]};
+    json_t *json = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:b}", "hidden",
+                             (json_int_t)shape->hidden, "heads", (json_int_t)shape->heads, "head_dim",
+                             (json_int_t)shape->head_dim, "double_blocks", (json_int_t)shape->double_blocks,
+                             "single_blocks", (json_int_t)shape->single_blocks, "in_channels",
+                             (json_int_t)shape->in_channels, "context", (json_int_t)shape->context,
+                             "mlp_hidden", (json_int_t)shape->mlp_hidden, "rope_axes", integers_json(axes, 4),
+                             "rope_theta", shape->rope_theta, "guidance", shape->guidance);
+    if (shape->parameters) json_object_set_new(json, "parameters", json_integer(shape->parameters));
+    json_object_set_new(part, "shape", json);
 }
 
 static void inspect_autoencoder(struct inspection *inspection) {
@@ -247,16 +269,20 @@ static void inspect_text_encoder(struct inspection *inspection) {
 }
 
 static json_t *settings_json(const struct model_settings *settings) {
-    json_t *taps = json_array(), *sigmas = json_array();
+    json_t *taps = json_array(), *sigmas = json_array(), *sizes = json_array();
     for (int i = 0; i < settings->text_tap_count; i++)
         json_array_append_new(taps, json_integer(settings->text_taps[i]));
     for (int i = 0; i < settings->sigma_count; i++)
         json_array_append_new(sigmas, json_real((double)settings->sigmas[i]));
-    return json_pack("{s:s*, s:o, s:i, s:i, s:i, s:i, s:f, s:o, s:I, s:b}", "system_message",
+    for (int i = 0; i < settings->size_count; i++) {
+        json_array_append_new(sizes, json_sprintf("%dx%d", settings->sizes[i][0], settings->sizes[i][1]));
+    }
+    return json_pack("{s:s*, s:o, s:i, s:o, s:o, s:i, s:f, s:o, s:I, s:b}", "system_message",
                      settings->system_message, "text_taps", taps, "text_length", settings->text_length,
-                     "default_width", settings->default_width, "default_height", settings->default_height,
-                     "steps", settings->steps, "guidance", (double)settings->guidance, "sigmas", sigmas,
-                     "reference_area", (json_int_t)settings->reference_area, "trained", settings->trained);
+                     "default_size", json_sprintf("%dx%d", settings->default_width, settings->default_height),
+                     "sizes", sizes, "steps", settings->steps, "guidance", (double)settings->guidance,
+                     "sigmas", sigmas, "reference_area", (json_int_t)settings->reference_area, "trained",
+                     settings->trained);
 }
 
 // ----------------------------------------------------------------------------------------------------------- the folder
@@ -273,29 +299,49 @@ bool inspect_is_model(const char *path) {
     return found;
 }
 
-static void inspect_parts(struct inspection *inspection, json_t *report) {
+static void inspect_index(struct inspection *inspection, json_t *report) {
     struct error error = {0};
     json_t *index = read_json(inspection->folder, "model_index.json", &error);
     if (class_in(index)) json_object_set_new(report, "pipeline", json_string(class_in(index)));
-    if (!index) {
-        char text[600];
-        snprintf(text, sizeof text, "%s: model_index.json is missing", inspection->folder);
-        add_problem(inspection, NULL, error.kind ? error.message : text);
-    }
     json_decref(index);
-    struct model_settings settings = {0};
     error_clear(&error);
-    if (model_settings_read(inspection->folder, &settings, &error)) {
-        inspection->settings = &settings;
-        json_object_set_new(report, "name", text_json(settings.name));
-        json_object_set_new(report, "settings", settings_json(&settings));
+    if (!model_index_check(inspection->folder, &error)) add_problem(inspection, NULL, error.message);
+}
+
+// The settings are held against the transformer's shape; without one they cannot be judged.
+static void inspect_settings(struct inspection *inspection, struct model_settings *settings, json_t *report) {
+    struct error error = {0};
+    if (!inspection->has_shape) return;
+    if (model_settings_read(inspection->folder, &inspection->shape, settings, &error)) {
+        inspection->settings = settings;
+        json_object_set_new(report, "name", text_json(settings->name));
+        json_object_set_new(report, "settings", settings_json(settings));
     } else {
         add_problem(inspection, NULL, error.message);
     }
+}
+
+// Parts that are sound by themselves may still not belong together: the last word has what opens them for a request.
+static void inspect_whole(struct inspection *inspection) {
+    if (json_array_size(inspection->problems) > 0) return;
+    struct limn_options options;
+    limn_options_init(&options);
+    options.threads = 1;
+    struct error error = {0};
+    struct pipeline *pipeline = pipeline_open(inspection->folder, &options, &error);
+    if (!pipeline) add_problem(inspection, NULL, error.message);
+    pipeline_close(pipeline);
+}
+
+static void inspect_parts(struct inspection *inspection, json_t *report) {
+    struct model_settings settings = {0};
+    inspect_index(inspection, report);
     inspect_tokenizer(inspection);
-    inspect_text_encoder(inspection);
     inspect_transformer(inspection);
+    inspect_settings(inspection, &settings, report);
+    inspect_text_encoder(inspection);
     inspect_autoencoder(inspection);
+    inspect_whole(inspection);
     inspection->settings = NULL;
     model_settings_free(&settings);
 }

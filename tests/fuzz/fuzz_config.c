@@ -1,7 +1,11 @@
-// The configuration files of a model folder, as JSON text.
+// The JSON files of a model folder. The first byte says which reader gets the rest: '0' the getters themselves, '1' the
+// transformer's config.json, '2' limn.json, '3' model_index.json.
 #include "fuzz.h"
 
 #include "base/json.h"
+#include "flux/model.h"
+
+#include <math.h>
 
 // Every getter on every key of an object.
 static void read_everything(struct json_place place) {
@@ -32,14 +36,65 @@ static void read_everything(struct json_place place) {
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct error error = {0};
-    json_t *json = json_parse("fuzz", (const char *)data, size, &error);
-    if (!json) {
-        promise_explained(&error);
-        return 0;
-    }
+static bool fuzz_getters(const char *text, size_t size, struct error *error) {
+    json_t *json = json_parse("fuzz", text, size, error);
+    if (!json) return false;
     read_everything((struct json_place){json, "fuzz"});
     json_decref(json);
+    return true;
+}
+
+static bool fuzz_transformer(const char *text, size_t size, struct error *error) {
+    struct transformer_shape shape;
+    if (!transformer_config_parse("fuzz", text, size, &shape, error)) return false;
+    int64_t sum = 0;
+    for (int i = 0; i < POSITION_AXES; i++) sum += shape.axes[i];
+    promise(shape.heads > 0 && shape.head_dim > 0 && shape.hidden == shape.heads * shape.head_dim);
+    promise(sum == shape.head_dim && shape.in_channels > 0 && shape.context > 0 && shape.mlp_hidden > 0);
+    promise(shape.double_blocks >= 0 && shape.single_blocks >= 0 && isfinite(shape.rope_theta) &&
+            shape.eps > 0);
+    return true;
+}
+
+static bool fuzz_settings(const char *text, size_t size, struct error *error) {
+    static const char config[] = "{\"attention_head_dim\": 128}"; // the rest is FLUX.2 [dev]'s
+    struct transformer_shape shape;
+    struct model_settings settings = {0};
+    struct error none = {0};
+    promise(transformer_config_parse("config", config, sizeof config - 1, &shape, &none));
+    if (!model_settings_parse("fuzz", text, size, "folder", &shape, &settings, error)) return false;
+    promise(settings.text_tap_count > 0 && settings.text_tap_count <= PROMPT_TAPS_MOST &&
+            settings.text_length > 0);
+    promise(settings.steps > 0 && settings.steps <= MODEL_SIGMAS_MOST && isfinite(settings.guidance));
+    promise(settings.sigma_count >= 0 && settings.sigma_count <= MODEL_SIGMAS_MOST);
+    promise(settings.default_width > 0 && settings.default_height > 0 && settings.reference_area > 0);
+    promise(settings.size_count >= 0 && settings.size_count <= MODEL_SIZES_MOST && settings.name[0]);
+    for (int i = 0; i < settings.sigma_count; i++) promise(settings.sigmas[i] > 0 && settings.sigmas[i] <= 1);
+    model_settings_free(&settings);
+    return true;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (size < 1) return 0;
+    const char *text = (const char *)data + 1;
+    struct error error = {0};
+    bool done = true;
+    switch (data[0]) {
+    case '0':
+        done = fuzz_getters(text, size - 1, &error);
+        break;
+    case '1':
+        done = fuzz_transformer(text, size - 1, &error);
+        break;
+    case '2':
+        done = fuzz_settings(text, size - 1, &error);
+        break;
+    case '3':
+        done = model_index_parse("fuzz", text, size - 1, &error);
+        break;
+    default:
+        break;
+    }
+    if (!done) promise_explained(&error);
     return 0;
 }

@@ -62,26 +62,37 @@ def make_config():
     vae = {"_class_name": "AutoencoderKLFlux2", "act_fn": "silu", "batch_norm_eps": 1e-4, "block_out_channels": [32, 64, 64, 64],
            "down_block_types": ["DownEncoderBlock2D"] * 4, "in_channels": 3, "latent_channels": 4, "layers_per_block": 2,
            "norm_num_groups": 8, "out_channels": 3, "patch_size": [2, 2], "use_post_quant_conv": True, "use_quant_conv": True}
-    text = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
+    language = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3",
             "text_config": {"model_type": "mistral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6,
                             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "rms_norm_eps": 1e-5,
                             "rope_theta": 1e9, "vocab_size": 300, "hidden_act": "silu", "sliding_window": None,
                             "rope_parameters": {"rope_theta": 1e9, "rope_type": "default"}}}
-    limn = {"name": "seed", "system_message": "Describe what is seen.", "text_taps": [1, 3, 5], "text_length": 16,
-            "default_width": 64, "default_height": 64, "steps": 8, "guidance": 2.5, "reference_area": 1048576, "trained": True,
-            "sigmas": [1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031]}
+    limn = {"limn": 1, "name": "seed", "system_message": "Describe what is seen.", "text_taps": [10, 20, 30], "text_length": 512,
+            "default_size": "64x48", "sizes": ["64x48", "1024x1024"], "steps": 8, "guidance": 2.5, "reference_area": 1048576,
+            "trained": True, "sigmas": [1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031],
+            "software": "seed", "make": "seed"}
     index = {"_class_name": "Flux2Pipeline", "_diffusers_version": "0.36.0", "transformer": ["diffusers", "Flux2Transformer2DModel"],
              "vae": ["diffusers", "AutoencoderKLFlux2"], "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "base_image_seq_len": 256, "base_shift": 0.5,
                  "max_image_seq_len": 4096, "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 3.0,
                  "use_dynamic_shifting": True, "time_shift_type": "exponential"}
-    for name, value in dict(transformer=transformer, vae=vae, text=text, limn=limn, index=index, scheduler=scheduler).items():
-        put("config", name, json.dumps(value, separators=(",", ":")))
-    put("config", "deep", "[" * 100 + "]" * 100)
-    put("config", "twice", '{"a":1,"a":2}')
-    put("config", "numbers", '{"a":-1,"b":1e308,"c":9223372036854775807,"d":0.0,"e":[1,2.5,null],"f":"\\ud83d\\ude00"}')
-    put("config", "wrong-types", json.dumps({**transformer, "num_layers": "2", "axes_dims_rope": [8, "8"], "eps": None}))
-    put("config", "huge", json.dumps({**transformer, "num_layers": 2**40, "attention_head_dim": 0, "num_attention_heads": -1}))
+    def text(reader, value):  # the first byte says which reader gets it, see fuzz_config.c
+        return reader + (value if isinstance(value, str) else json.dumps(value, separators=(",", ":")))
+
+    put("config", "transformer", text("1", transformer))
+    put("config", "vae", text("4", vae))
+    put("config", "text", text("5", language))
+    put("config", "limn", text("2", limn))
+    put("config", "limn-empty", text("2", {}))
+    put("config", "index", text("3", index))
+    put("config", "scheduler", text("0", scheduler))
+    put("config", "deep", text("0", "[" * 100 + "]" * 100))
+    put("config", "twice", text("1", '{"num_layers":1,"num_layers":2}'))
+    put("config", "numbers", text("0", '{"a":-1,"b":1e308,"c":9223372036854775807,"d":0.0,"e":[1,2.5,null],"f":"\\ud83d\\ude00"}'))
+    put("config", "wrong-types", text("1", {**transformer, "num_layers": "2", "axes_dims_rope": [8, "8"], "eps": None}))
+    put("config", "huge", text("1", {**transformer, "num_layers": 2**40, "attention_head_dim": 0, "num_attention_heads": -1}))
+    put("config", "sizes", text("2", {**limn, "default_size": "99999x1", "sizes": ["x", "64x64x"], "sigmas": [0.5, 0.5]}))
+    put("config", "class", text("3", {**index, "_class_name": "StableDiffusionPipeline"}))
 
 
 def frames(*messages, piece=255):
