@@ -18,10 +18,12 @@ struct prompt_settings {
 
 struct prompt_encoder;
 
-// Called after each decoder layer; returns false to stop (the run then fails with ERROR_CANCELLED).
+// Called after each decoder layer, [layer] from 1 to [layers], those that the taps need; returns false to stop (the run
+// then fails with ERROR_CANCELLED).
 typedef bool prompt_progress(void *context, int layer, int layers);
 
-// [folder]: a model folder with text_encoder/ and tokenizer/. Maps the weights; runs nothing. [device] must outlive it.
+// [folder]: a model folder with text_encoder/ (Mistral3 or Mistral) and tokenizer/. Maps the weights; runs nothing.
+// [device] must outlive it.
 struct prompt_encoder *prompt_encoder_open(const char *folder, const struct prompt_settings *settings,
                                            struct device *device, struct error *error);
 void prompt_encoder_close(struct prompt_encoder *encoder);

@@ -1,0 +1,67 @@
+// A decoder-only language model, up to the layer whose output is wanted. Relies on weights, tensor.
+//
+// One layer (pre-norm; Mistral and Qwen3 are configurations of it):
+//     h += o(attention(rope(q x), rope(k x), v x))    x = rms(h) * w_in; Qwen3: q and k pass an RMS norm per head
+//     h += down(silu(gate x) * (up x))                x = rms(h) * w_post
+// Attention is causal, query head i reads key/value head i / (heads / kv_heads), scale 1/sqrt(head_dim); rope pairs (i, i +
+// head_dim/2) with angle position * theta^(-2i/head_dim). Source: modeling_mistral.py, modeling_qwen3.py of transformers.
+#ifndef LIMN_TEXT_LANGUAGE_MODEL_H
+#define LIMN_TEXT_LANGUAGE_MODEL_H
+
+#include "tensor/ops.h"
+
+enum language_model_kind {
+    LANGUAGE_MODEL_MISTRAL,
+    LANGUAGE_MODEL_QWEN3, // norms on q and k
+};
+
+struct language_model_config {
+    enum language_model_kind kind;
+    int64_t vocabulary, hidden, mlp_hidden;
+    int64_t layers, heads, kv_heads, head_dim;
+    int64_t window; // the most tokens that a query sees; 0: all
+    double eps, rope_theta;
+};
+
+// Reads a config.json: model_type mistral3 (the decoder is in text_config), mistral or qwen3. What is absent has the value
+// that transformers gives it. [name] stands in messages.
+bool language_model_config_parse(const char *name, const char *json, size_t size,
+                                 struct language_model_config *config, struct error *error);
+
+struct language_model;
+
+// Opens [folder] (config.json and safetensors) for runs of the first [layers] layers. The weights are mapped; only those of
+// these layers must be there. Tensor names may begin with "language_model.model.", "model.language_model.", "model." or
+// nothing. The final norm is wanted only where [layers] is all of them. [device] must outlive the model.
+struct language_model *language_model_open(const char *folder, int64_t layers, struct device *device,
+                                           struct error *error);
+void language_model_close(struct language_model *model); // NULL is fine
+
+const struct language_model_config *language_model_config(const struct language_model *model);
+
+// Called after each layer, [layer] from 1 to [layers]; returns false to stop.
+typedef bool language_model_progress(void *context, int layer, int layers);
+
+struct language_model_input {
+    const int32_t *tokens; // on the host, each in [0, vocabulary)
+    int64_t count;         // at least 1
+    int64_t position;      // of the first token
+    int32_t
+        lone_token; // -1, or a token that stands by itself: it attends to nothing, not even itself, and its attention
+                    // adds 0. Its row comes first in the output.
+    const int *taps; // hidden states: k = after k layers (0: the embeddings; all layers: with the final norm)
+    int tap_count;
+    enum compute compute;
+    language_model_progress *progress; // NULL: none
+    void *context;
+};
+
+// Writes the taps side by side into [output]: [count (+ 1 with a lone token), tap_count * hidden] f32 on the device. Uses
+// and releases workspace. False when the progress function stopped it (ERROR_CANCELLED) or an op failed.
+bool language_model_run(struct language_model *model, const struct language_model_input *input,
+                        struct matrix output, struct error *error);
+
+// Drops the file pages of the weights.
+void language_model_release_pages(struct language_model *model);
+
+#endif
