@@ -123,18 +123,18 @@ struct conv {
     int kernel; // 1 or 3
     int stride; // 1 or 2 (2 with CONV_RIGHT_BOTTOM)
     enum conv_padding padding;
+    bool upsample2; // nearest-neighbour doubling first: the kernel (3, stride 1) sees [2 height, 2 width]
     enum compute compute;
     void *packed;      // device_alloc'ed
     const float *bias; // [out] f32 or NULL
 };
 
-// What happens to the input on its way in: x' = silu(x * scale[c] + shift[c]), each part optional, then nearest-neighbour
-// doubling. Zero padding is applied behind it.
+// What happens to the input on its way in: x' = silu(x * scale[c] + shift[c]), each part optional. Doubling and zero
+// padding are applied behind it.
 struct conv_input {
     const float *scale,
         *shift; // [batch, channels] f32 or NULL: group normalisation, already with its affine part
     bool silu;
-    bool upsample2; // the convolution sees [2 height, 2 width]
 };
 
 // ------------------------------------------------------------------------------------------------------- the table
@@ -180,10 +180,12 @@ struct ops {
     void (*copy)(struct device *, struct matrix x, struct matrix y);              // converts f32 <-> bf16
 
     // Weights [out, in, kernel, kernel] of any real type into the backend's own order; conv->packed is set (free it with
-    // device_free). The other fields of conv must be set. False with an error when memory is gone.
+    // device_free). The other fields of conv must be set. False with an error when memory is gone or a weight is not finite.
     bool (*conv_pack)(struct device *, struct conv *, const struct tensor *weights, struct error *error);
 
-    // y = conv(input(x)) + bias (+ residual). residual: like y, or NULL; may be y itself. y does not overlap x.
+    // y = conv(input(x)) + bias (+ residual). input: NULL leaves x as it is. residual: like y, or NULL; may be y itself.
+    // y does not overlap x. In bf16 the operands are x' and the weights, each rounded to bf16; where the input is doubled a
+    // backend may add up weights that meet the same value before it rounds them.
     void (*conv2d)(struct device *, const struct conv *, const struct feature_map *x,
                    const struct conv_input *input, const struct feature_map *residual, struct feature_map *y);
 

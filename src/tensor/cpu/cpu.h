@@ -78,19 +78,4 @@ void cpu_group_norm(struct device *, const struct feature_map *x, int groups, fl
 void cpu_scale_shift(struct device *, const struct feature_map *x, const float *scale, const float *shift,
                      bool silu, struct feature_map *y);
 
-// Until the files of these ops stand, their places in the table are empty.
-#pragma weak cpu_layer_norm_modulate
-#pragma weak cpu_rms_norm
-#pragma weak cpu_norm_rope
-#pragma weak cpu_embed
-#pragma weak cpu_timestep_embedding
-#pragma weak cpu_silu
-#pragma weak cpu_add
-#pragma weak cpu_copy
-#pragma weak cpu_conv_pack
-#pragma weak cpu_conv2d
-#pragma weak cpu_group_norm
-#pragma weak cpu_scale_shift
-#pragma weak row_kernels_for
-
 #endif

@@ -129,7 +129,7 @@ struct device *device_open_cpu(const struct device_options *options, struct erro
     device->pool = options->pool;
     cpu->isa = isa;
     cpu->gemm = gemm_kernels_for(isa);
-    cpu->rows = row_kernels_for ? row_kernels_for(isa) : NULL;
+    cpu->rows = row_kernels_for(isa);
     cpu->threads = pool_threads(options->pool);
     cpu->scratch = reserve((size_t)cpu->threads * CPU_SCRATCH_BYTES);
     if (!cpu->scratch || !workspace_open(&device->workspace, options->workspace_bytes)) {
