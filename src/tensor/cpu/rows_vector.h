@@ -1,5 +1,5 @@
 // Row kernels over vectors of LANES floats: the body of rows_avx2.c, rows_avx512.c and rows_avx512bf16.c, each of which
-// includes a definition of the vectors first. Relies on rows.h and vector_avx2.h or vector_avx512.h.
+// includes a definition of the vectors first. Relies on rows.h and lanes_avx2.h or lanes_avx512.h.
 #ifndef LIMN_TENSOR_CPU_ROWS_VECTOR_H
 #define LIMN_TENSOR_CPU_ROWS_VECTOR_H
 

@@ -1,6 +1,6 @@
 // The vectors of rows_vector.h over AVX-512: sixteen floats. Relies on immintrin.h.
-#ifndef LIMN_TENSOR_CPU_VECTOR_AVX512_H
-#define LIMN_TENSOR_CPU_VECTOR_AVX512_H
+#ifndef LIMN_TENSOR_CPU_LANES_AVX512_H
+#define LIMN_TENSOR_CPU_LANES_AVX512_H
 
 #include "tensor/dtype.h"
 

@@ -1,6 +1,6 @@
 // The vectors of rows_vector.h over AVX2: eight floats. Relies on immintrin.h.
-#ifndef LIMN_TENSOR_CPU_VECTOR_AVX2_H
-#define LIMN_TENSOR_CPU_VECTOR_AVX2_H
+#ifndef LIMN_TENSOR_CPU_LANES_AVX2_H
+#define LIMN_TENSOR_CPU_LANES_AVX2_H
 
 #include "tensor/dtype.h"
 
