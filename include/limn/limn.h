@@ -1,18 +1,25 @@
 // limn: FLUX.2 as a library. A program that draws:
 //
 //     #include <limn/limn.h>
-//     struct limn_error error = {0};
-//     struct limn_model *model = limn_open("models/pictogram", NULL, &error);
-//     struct limn_request request;
-//     limn_request_init(&request);
-//     request.prompt = "a red circle above a blue square";
-//     struct limn_result *result = model ? limn_run(model, &request, &error) : NULL;
-//     if (!result || !limn_image_save(&result->images[0], "out.png", NULL, &error)) fprintf(stderr, "%s\n", error.message);
-//     limn_result_free(result);
-//     limn_close(model);
+//     #include <stdio.h>
+//
+//     int main(void) {
+//         struct limn_error error = {0};
+//         struct limn_model *model = limn_open("models/pictogram", NULL, &error);
+//         struct limn_request request;
+//         limn_request_init(&request);
+//         request.prompt = "a red circle above a blue square";
+//         struct limn_result *result = model ? limn_run(model, &request, &error) : NULL;
+//         bool saved = result && limn_image_save(&result->images[0], "out.png", NULL, &error);
+//         if (!saved) fprintf(stderr, "%s\n", error.message);
+//         limn_result_free(result);
+//         limn_close(model);
+//         return saved ? 0 : 1;
+//     }
 //
 // Every function may be called from any thread. Requests of one model run one after another, in the order in which
-// limn_run was called; separate models are independent of each other.
+// limn_run was called; separate models are independent of each other. A function that takes an error sets it whole, to LIMN_OK
+// where nothing was wrong; NULL is fine.
 #ifndef LIMN_H
 #define LIMN_H
 
@@ -30,8 +37,8 @@ extern "C" {
 #define LIMN_STEPS_MOST      200
 #define LIMN_GUIDANCE_MOST   1000.0
 #define LIMN_PROMPT_MOST     1048576 // bytes
-#define LIMN_SIDE_LEAST      16   // pixels
-#define LIMN_SIDE_MOST       4096 // pixels
+#define LIMN_SIDE_LEAST      16      // pixels
+#define LIMN_SIDE_MOST       4096    // pixels
 
 enum limn_status {
     LIMN_OK = 0,
@@ -130,28 +137,30 @@ enum limn_stage {
 
 struct limn_progress {
     enum limn_stage stage;
-    int image, images; // picture in work, from 0; pictures in all
+    int image, images; // picture in work, from 0; pictures in all. All pass the steps before one is decoded
     int step, steps;   // denoising step in work, from 0
-    int block, blocks; // transformer blocks done in this step; layers in the text stage
+    int block, blocks; // transformer blocks done in this step; text layers; parts of the autoencoder
     double seconds;    // since the request began to run
-    const struct limn_image
-        *preview; // a picture after a step of preview_steps; else NULL. Borrowed for the call
+    // What the picture would be after a step of preview_steps; else NULL. Borrowed for the call.
+    const struct limn_image *preview;
 };
 
 // Called at least once a block, from the thread that runs the request. Return false to cancel.
 typedef bool limn_progress_function(void *user, const struct limn_progress *progress);
 
 struct limn_request {
-    const char *prompt;                  // UTF-8, required, not empty
+    const char *prompt;                  // UTF-8, required, not empty, at most LIMN_PROMPT_MOST bytes
     const struct limn_image *references; // "Image 1" is the first
     int reference_count;                 // 0 to LIMN_REFERENCES_MOST
-    int width, height;                   // 0, 0: the first reference's size, else the model's default
-    int count;                           // 1 to LIMN_COUNT_MOST; picture k uses seed + k
-    uint64_t seed;                       // below 2^63
-    int steps;                           // 0: the model's
-    float guidance;                      // negative: the model's
-    const float *sigmas;                 // own sigmas, each in (0, 1], falling; NULL: the model's
-    int sigma_count;                     // then also the step count
+    // Rounded down to multiples of side_multiple. 0, each by itself: the first reference's side after its
+    // preparation, else the model's default.
+    int width, height;
+    int count;           // 1 to LIMN_COUNT_MOST; picture k uses seed + k
+    uint64_t seed;       // below 2^63
+    int steps;           // 0: the model's, with its own sigmas where it has any
+    float guidance;      // negative: the model's
+    const float *sigmas; // own sigmas before the shift, each in (0, 1], falling; NULL: evenly spaced
+    int sigma_count;     // then also the step count
     enum limn_noise noise;
     bool tiling;              // decode in tiles (changes the picture); false decides by memory
     const int *preview_steps; // after which steps a preview is wanted, from 1; NULL: none
@@ -169,7 +178,7 @@ struct limn_result {
     uint64_t seed; // of the first picture
     int width, height, steps;
     float guidance;
-    bool tiled; // memory left no other way, or it was asked for
+    bool tiled;           // memory left no other way, or it was asked for
     int text_tokens;      // of the prompt in its template, padding not counted
     int reference_tokens; // of all reference images
     double text_seconds, reference_seconds, step_seconds, decode_seconds; // in all

@@ -169,9 +169,8 @@ static bool read_settings(struct json_place place, const char *fallback_name,
     *settings = (struct model_settings){
         .default_width = 1024, .default_height = 1024, .reference_area = 1024 * 1024, .trained = true};
     snprintf(settings->name, sizeof settings->name, "%.63s", dev ? "FLUX.2 [dev]" : fallback_name);
-    snprintf(settings->software, sizeof settings->software, "%s",
-             dev ? "AI generated;flux2" : "AI generated;limn");
-    if (dev) snprintf(settings->make, sizeof settings->make, "Black Forest Labs");
+    snprintf(settings->software, sizeof settings->software, "AI generated;flux2");
+    snprintf(settings->make, sizeof settings->make, "Black Forest Labs");
     // The area is at least that of a smallest reference at its longest, so that no reference vanishes.
     return json_get_integer(place, "limn", JSON_OPTIONAL, 1, 1, &version, error) &&
            read_text(place, "name", settings->name, sizeof settings->name, error) &&

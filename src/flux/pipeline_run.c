@@ -76,13 +76,19 @@ static float *values(int64_t count, struct error *error) {
 
 // --------------------------------------------------------------------------------------------------------------- text
 
-static bool see_tokens(const struct run *run, struct error *error) {
-    int64_t length = run->pipeline->settings.text_length;
-    if (!run->observer) return true;
+// The padding stands on the left.
+static bool count_tokens(struct run *run, struct error *error) {
+    const struct prompt_encoder *encoder = run->pipeline->encoder;
+    int64_t length = run->pipeline->settings.text_length, pads = 0;
     int32_t *ids = malloc((size_t)length * sizeof *ids);
     if (!ids) return error_set(error, ERROR_MEMORY, "not enough memory for the tokens of a prompt");
-    bool good = prompt_encoder_tokens(run->pipeline->encoder, run->request.prompt, ids, error);
-    if (good) see(run, "tokens", DTYPE_I32, 1, &length, ids);
+    bool good = prompt_encoder_tokens(encoder, run->request.prompt, ids, error);
+    if (good) {
+        int32_t pad = tokenizer_find(prompt_encoder_tokenizer(encoder), "<pad>");
+        while (pads < length && ids[pads] == pad) pads++;
+        run->result->text_tokens = (int)(length - pads);
+        see(run, "tokens", DTYPE_I32, 1, &length, ids);
+    }
     free(ids);
     return good;
 }
@@ -92,7 +98,7 @@ static bool encode_text(struct run *run, struct error *error) {
     int64_t shape[2] = {pipeline->settings.text_length, transformer_shape(pipeline->transformer)->context};
     double began = clock_seconds();
     run->embeddings = values(shape[0] * shape[1], error);
-    if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error) || !see_tokens(run, error) ||
+    if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error) || !count_tokens(run, error) ||
         !prompt_encoder_run(pipeline->encoder, run->request.prompt, pipeline->compute, on_part, run,
                             run->embeddings, error))
         return false;
@@ -142,6 +148,7 @@ static bool encode_references(struct run *run, struct error *error) {
         run->grids[1 + i] = (struct token_grid){size.height / multiple, size.width / multiple, 10 * (i + 1)};
         tokens += token_grid_tokens(&run->grids[1 + i]);
     }
+    run->result->reference_tokens = (int)tokens;
     run->references = values(tokens * run->channels, error);
     if (!run->references) return false;
     if (request->reference_count == 0) return true;
