@@ -42,7 +42,6 @@ static bool check_settings(const char *folder, const struct prompt_settings *set
     if (settings->tap_count < 1 || settings->tap_count > PROMPT_TAPS_MOST)
         return error_set(error, ERROR_INPUT, "%s: %d text taps, expected 1 to %d", folder,
                          settings->tap_count, PROMPT_TAPS_MOST);
-    *deepest = 0;
     for (int i = 0; i < settings->tap_count; i++) {
         if (settings->taps[i] < 0)
             return error_set(error, ERROR_INPUT, "%s: text tap %d, expected 0 or more", folder,
@@ -93,7 +92,7 @@ static bool open_parts(struct prompt_encoder *encoder, const char *folder, int d
 
 struct prompt_encoder *prompt_encoder_open(const char *folder, const struct prompt_settings *settings,
                                            struct device *device, struct error *error) {
-    int deepest;
+    int deepest = 0;
     if (!check_settings(folder, settings, &deepest, error)) return NULL;
     struct prompt_encoder *encoder = calloc(1, sizeof *encoder);
     char *system_message = strdup(settings->system_message);
