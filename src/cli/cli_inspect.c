@@ -24,17 +24,17 @@ static const char help[] =
     "exit status: 0 when everything can be used, 1 when something is missing, damaged or unknown, 2 for "
     "wrong usage\n";
 
-// Writes [value] with three digits and a power of 1000: "32.2 G".
-static const char *scaled(json_int_t value, char *text, size_t size) {
-    static const char *const units[] = {"", "k", "M", "G", "T", "P", "E"};
+// Writes [value] with three digits and a power of 1000: "32.2 G", "1.71 MB" where [unit] is "B".
+static const char *scaled(json_int_t value, const char *unit, char *text, size_t size) {
+    static const char *const powers[] = {"", "k", "M", "G", "T", "P", "E"};
     double shown = (double)value;
-    size_t unit = 0;
-    while (shown >= 999.5 && unit + 1 < sizeof units / sizeof *units) {
+    size_t power = 0;
+    while (shown >= 999.5 && power + 1 < sizeof powers / sizeof *powers) {
         shown /= 1000;
-        unit++;
+        power++;
     }
-    int digits = unit == 0 || shown >= 99.95 ? 0 : shown >= 9.995 ? 1 : 2;
-    snprintf(text, size, "%.*f %s", digits, shown, units[unit]);
+    int digits = power == 0 || shown >= 99.95 ? 0 : shown >= 9.995 ? 1 : 2;
+    snprintf(text, size, "%.*f%s%s%s", digits, shown, power || *unit ? " " : "", powers[power], unit);
     return text;
 }
 
@@ -62,13 +62,13 @@ static void print_text(const char *text) {
 // "12 tensors, 1.20 G values, 2.40 GB (BF16 1.20 G, F32 3)"
 static void print_totals(const json_t *totals) {
     char values[32], bytes[32];
-    printf("%" JSON_INTEGER_FORMAT " tensors, %svalues, %sB", integer_of(totals, "tensors"),
-           scaled(integer_of(totals, "values"), values, sizeof values),
-           scaled(integer_of(totals, "bytes"), bytes, sizeof bytes));
+    printf("%" JSON_INTEGER_FORMAT " tensors, %s values, %s", integer_of(totals, "tensors"),
+           scaled(integer_of(totals, "values"), "", values, sizeof values),
+           scaled(integer_of(totals, "bytes"), "B", bytes, sizeof bytes));
     const char *type, *before = " (";
     json_t *sums;
     json_object_foreach(json_object_get(totals, "types"), type, sums) {
-        printf("%s%s %s", before, type, scaled(integer_of(sums, "values"), values, sizeof values));
+        printf("%s%s %s", before, type, scaled(integer_of(sums, "values"), "", values, sizeof values));
         before = ", ";
     }
     puts(*before == ',' ? ")" : "");
@@ -115,10 +115,10 @@ static void print_weights(const json_t *report) {
     const char *key;
     json_t *value, *tensor;
     size_t index;
-    printf("%s: safetensors, %" JSON_INTEGER_FORMAT " file%s, %sB%s%s\n", text_of(report, "path"),
+    printf("%s: safetensors, %" JSON_INTEGER_FORMAT " file%s, %s%s%s\n", text_of(report, "path"),
            integer_of(report, "files"), integer_of(report, "files") == 1 ? "" : "s",
-           scaled(integer_of(report, "bytes"), bytes, sizeof bytes), *text_of(report, "class") ? ", " : "",
-           text_of(report, "class"));
+           scaled(integer_of(report, "bytes"), "B", bytes, sizeof bytes),
+           *text_of(report, "class") ? ", " : "", text_of(report, "class"));
     json_object_foreach(json_object_get(report, "metadata"), key, value) {
         fputs("metadata ", stdout);
         print_text(key);
@@ -165,9 +165,9 @@ static void print_model(const json_t *report) {
         print_text(*text_of(part, "class") ? text_of(part, "class") : "no class named");
         putchar('\n');
         if (json_object_get(part, "totals")) {
-            printf("  %-18s %" JSON_INTEGER_FORMAT " file%s, %sB\n", "weights", integer_of(part, "files"),
+            printf("  %-18s %" JSON_INTEGER_FORMAT " file%s, %s\n", "weights", integer_of(part, "files"),
                    integer_of(part, "files") == 1 ? "" : "s",
-                   scaled(integer_of(part, "bytes"), bytes, sizeof bytes));
+                   scaled(integer_of(part, "bytes"), "B", bytes, sizeof bytes));
             printf("  %-18s ", "");
             print_totals(json_object_get(part, "totals"));
         }

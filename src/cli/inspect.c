@@ -8,6 +8,7 @@
 #include "flux/model.h"
 #include "flux/pipeline.h"
 #include "tensor/device.h"
+#include "text/language_model.h"
 #include "weights/checkpoint.h"
 
 #include <stdlib.h>
@@ -87,6 +88,7 @@ static json_t *read_json(const char *folder, const char *name, struct error *err
 static const char *class_in(const json_t *config) {
     const char *name = json_string_value(json_object_get(config, "_class_name"));
     if (!name) name = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    if (!name) name = json_string_value(json_object_get(config, "tokenizer_class"));
     return name ? name : json_string_value(json_object_get(config, "model_type"));
 }
 
@@ -151,19 +153,29 @@ static json_t *integers_json(const int64_t *values, int count) {
     return list;
 }
 
-// The shape that transformer/config.json states, for weights that are not there.
-static void shape_from_config(struct inspection *inspection) {
-    struct error ignored = {0};
-    char *folder = path_join(inspection->folder, "transformer"),
-         *path = folder ? path_join(folder, "config.json") : NULL;
-    char *text = NULL;
+// Hands [folder]/[part]/config.json to [parse].
+static bool parse_config(const char *folder, const char *part, void *config,
+                         bool (*parse)(const char *, const char *, size_t, void *, struct error *),
+                         struct error *error) {
+    char *inner = path_join(folder, part), *path = inner ? path_join(inner, "config.json") : NULL,
+         *text = NULL;
     size_t size;
-    if (path && file_read(path, CONFIG_MOST, &text, &size, &ignored)) {
-        inspection->has_shape = transformer_config_parse(path, text, size, &inspection->shape, &ignored);
-    }
+    bool done =
+        path && file_read(path, CONFIG_MOST, &text, &size, error) && parse(path, text, size, config, error);
     free(text);
     free(path);
-    free(folder);
+    free(inner);
+    return done;
+}
+
+static bool parse_transformer(const char *name, const char *text, size_t size, void *config,
+                              struct error *error) {
+    return transformer_config_parse(name, text, size, config, error);
+}
+
+static bool parse_language(const char *name, const char *text, size_t size, void *config,
+                           struct error *error) {
+    return language_model_config_parse(name, text, size, config, error);
 }
 
 static void inspect_transformer(struct inspection *inspection) {
@@ -175,7 +187,9 @@ static void inspect_transformer(struct inspection *inspection) {
         inspection->has_shape = true;
     } else {
         add_problem(inspection, part, error.message);
-        shape_from_config(inspection);
+        struct error ignored = {0}; // weights that are not there still have a config.json
+        inspection->has_shape =
+            parse_config(inspection->folder, "transformer", &inspection->shape, parse_transformer, &ignored);
     }
     transformer_close(transformer);
     if (!inspection->has_shape) return;
@@ -212,23 +226,13 @@ static void inspect_autoencoder(struct inspection *inspection) {
     autoencoder_close(autoencoder);
 }
 
-// The sizes that a language model's config.json states, itself or under "text_config".
-static json_t *language_shape(const char *folder) {
-    static const char *const keys[] = {"hidden_size",         "intermediate_size",   "num_hidden_layers",
-                                       "num_attention_heads", "num_key_value_heads", "head_dim",
-                                       "vocab_size",          "rope_theta"};
-    json_t *shape = json_object();
-    struct error ignored = {0};
-    char *path = path_join(folder, "text_encoder");
-    json_t *config = path ? read_json(path, "config.json", &ignored) : NULL;
-    const json_t *inner = json_object_get(config, "text_config");
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        json_t *value = json_object_get(inner ? inner : config, keys[i]);
-        if (json_is_number(value)) json_object_set(shape, keys[i], value);
-    }
-    json_decref(config);
-    free(path);
-    return shape;
+static json_t *language_shape(const struct language_model_config *config) {
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "kind",
+                     config->kind == LANGUAGE_MODEL_QWEN3 ? "qwen3" : "mistral", "hidden",
+                     (json_int_t)config->hidden, "mlp_hidden", (json_int_t)config->mlp_hidden, "layers",
+                     (json_int_t)config->layers, "heads", (json_int_t)config->heads, "kv_heads",
+                     (json_int_t)config->kv_heads, "head_dim", (json_int_t)config->head_dim, "vocabulary",
+                     (json_int_t)config->vocabulary, "rope_theta", config->rope_theta);
 }
 
 static void inspect_tokenizer(struct inspection *inspection) {
@@ -247,7 +251,13 @@ static void inspect_tokenizer(struct inspection *inspection) {
 
 static void inspect_text_encoder(struct inspection *inspection) {
     json_t *part = begin_part(inspection, "text_encoder", "config.json", true);
-    json_object_set_new(part, "shape", language_shape(inspection->folder));
+    struct language_model_config config;
+    struct error error = {0};
+    if (!parse_config(inspection->folder, "text_encoder", &config, parse_language, &error)) {
+        add_problem(inspection, part, error.message);
+        return;
+    }
+    json_object_set_new(part, "shape", language_shape(&config));
     const struct model_settings *settings = inspection->settings;
     if (!settings) return; // the problem with the settings is named already
     struct prompt_settings prompt = {
@@ -256,7 +266,6 @@ static void inspect_text_encoder(struct inspection *inspection) {
         .length = settings->text_length,
     };
     memcpy(prompt.taps, settings->text_taps, sizeof prompt.taps);
-    struct error error = {0};
     struct prompt_encoder *encoder =
         prompt_encoder_open(inspection->folder, &prompt, inspection->device, &error);
     if (encoder) {

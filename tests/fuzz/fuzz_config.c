@@ -1,9 +1,11 @@
 // The JSON files of a model folder. The first byte says which reader gets the rest: '0' the getters themselves, '1' the
-// transformer's config.json, '2' limn.json, '3' model_index.json.
+// transformer's config.json, '2' limn.json, '3' model_index.json, '4' the autoencoder's config.json, '5' the text encoder's.
 #include "fuzz.h"
 
 #include "base/json.h"
+#include "flux/autoencoder_config.h"
 #include "flux/model.h"
+#include "text/language_model.h"
 
 #include <math.h>
 
@@ -71,6 +73,29 @@ static bool fuzz_settings(const char *text, size_t size, struct error *error) {
     promise(settings.size_count >= 0 && settings.size_count <= MODEL_SIZES_MOST && settings.name[0]);
     for (int i = 0; i < settings.sigma_count; i++) promise(settings.sigmas[i] > 0 && settings.sigmas[i] <= 1);
     model_settings_free(&settings);
+    return true;
+}
+
+static bool fuzz_autoencoder(const char *text, size_t size, struct error *error) {
+    struct autoencoder_config config;
+    if (!autoencoder_config_parse("fuzz", text, size, &config, error)) return false;
+    promise(config.levels > 0 && config.levels <= AUTOENCODER_LEVELS_MOST && config.groups > 0);
+    promise(config.resnets > 0 && config.resnets <= AUTOENCODER_RESNETS_MOST && config.latent_channels > 0);
+    for (int i = 0; i < config.levels; i++) {
+        promise(config.encoder[i] > 0 && config.encoder[i] % config.groups == 0);
+        promise(config.decoder[i] > 0 && config.decoder[i] % config.groups == 0);
+    }
+    promise(config.batch_norm_eps >= 0 && isfinite(config.batch_norm_eps));
+    return true;
+}
+
+static bool fuzz_language_model(const char *text, size_t size, struct error *error) {
+    struct language_model_config config;
+    if (!language_model_config_parse("fuzz", text, size, &config, error)) return false;
+    promise(config.vocabulary > 0 && config.hidden > 0 && config.mlp_hidden > 0 && config.layers > 0);
+    promise(config.heads > 0 && config.kv_heads > 0 && config.heads % config.kv_heads == 0);
+    promise(config.head_dim > 0 && config.head_dim % 2 == 0 && config.window >= 0);
+    promise(config.eps > 0 && isfinite(config.rope_theta) && config.rope_theta > 0);
     return true;
 }
 
