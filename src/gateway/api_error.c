@@ -1,0 +1,100 @@
+// See api_error.h.
+#include "gateway/api_error.h"
+#include "base/json.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct api_code_info CODES[] = {
+    {API_INVALID_REQUEST, 400, "INVALID_REQUEST", "invalid_request_error", NULL},
+    {API_MODEL_NOT_FOUND, 404, "MODEL_NOT_FOUND", "invalid_request_error", "model_not_found"},
+    {API_MODEL_NOT_INSTALLED, 404, "MODEL_NOT_INSTALLED", "invalid_request_error", NULL},
+    {API_NOT_FOUND, 404, "NOT_FOUND", "invalid_request_error", NULL},
+    {API_METHOD_NOT_ALLOWED, 405, "METHOD_NOT_ALLOWED", "invalid_request_error", NULL},
+    {API_KEY_NOT_ALLOWED, 403, "KEY_NOT_ALLOWED", "permission_error", NULL},
+    {API_REQUEST_TIMEOUT, 408, "REQUEST_TIMEOUT", "invalid_request_error", NULL},
+    {API_PAYLOAD_TOO_LARGE, 413, "PAYLOAD_TOO_LARGE", "invalid_request_error", NULL},
+    {API_UNSUPPORTED_MEDIA_TYPE, 415, "UNSUPPORTED_MEDIA_TYPE", "invalid_request_error", NULL},
+    {API_QUEUE_FULL, 429, "QUEUE_FULL", "rate_limit_error", "rate_limit_exceeded"},
+    {API_CANCELLED, 499, "CANCELLED", "cancelled_error", NULL},
+    {API_INTERNAL_ERROR, 500, "INTERNAL_ERROR", "server_error", NULL},
+    {API_WORKER_DIED, 503, "WORKER_DIED", "server_error", NULL},
+    {API_OUT_OF_MEMORY, 503, "OUT_OF_MEMORY", "server_error", NULL},
+    {API_INTERRUPTED, 503, "INTERRUPTED", "server_error", NULL},
+    {API_GENERATION_TIMEOUT, 504, "GENERATION_TIMEOUT", "server_error", NULL},
+    {API_STORAGE_FULL, 507, "STORAGE_FULL", "server_error", NULL},
+};
+
+const struct api_code_info *api_code_info(enum api_code code) {
+    const struct api_code_info *internal = NULL;
+    for (size_t i = 0; i < sizeof CODES / sizeof *CODES; i++) {
+        if (CODES[i].code == code) return &CODES[i];
+        if (CODES[i].code == API_INTERNAL_ERROR) internal = &CODES[i];
+    }
+    return internal;
+}
+
+bool api_error_set(struct api_error *error, enum api_code code, const char *param, const char *format, ...) {
+    if (error->code != API_OK) return false;
+    error->code = code;
+    snprintf(error->param, sizeof error->param, "%s", param);
+    va_list list;
+    va_start(list, format);
+    vsnprintf(error->message, sizeof error->message, format, list);
+    va_end(list);
+    return false;
+}
+
+bool api_error_from(struct api_error *to, const struct error *from) {
+    enum api_code code = API_INTERNAL_ERROR;
+    switch (from->kind) {
+    case ERROR_INPUT:
+    case ERROR_UNSUPPORTED:
+        code = API_INVALID_REQUEST;
+        break;
+    case ERROR_NOT_FOUND:
+        code = !strcmp(from->field, "model") ? API_MODEL_NOT_FOUND : API_NOT_FOUND;
+        break;
+    case ERROR_MEMORY:
+        code = API_OUT_OF_MEMORY;
+        break;
+    case ERROR_CANCELLED:
+        code = API_CANCELLED;
+        break;
+    case ERROR_UNAVAILABLE:
+        code = API_WORKER_DIED;
+        break;
+    case ERROR_IO:
+        code = strstr(from->message, strerror(ENOSPC)) ? API_STORAGE_FULL : API_INTERNAL_ERROR;
+        break;
+    default:
+        break;
+    }
+    return api_error_set(to, code, from->field, "%s", from->message);
+}
+
+bool api_error_body(const struct api_error *error, struct buffer *out) {
+    const struct api_code_info *info = api_code_info(error->code);
+    // What came from outside may be cut within a character: then it is made plain.
+    char message[sizeof error->message];
+    snprintf(message, sizeof message, "%s", error->message);
+    json_t *text = json_string(message);
+    if (!text) {
+        for (char *c = message; *c; c++)
+            if ((unsigned char)*c > 0x7e) *c = '?';
+        text = json_string(message);
+    }
+    json_t *param = *error->param ? json_string(error->param) : json_null();
+    json_t *inner = json_pack("{s:o?, s:s, s:o?, s:s}", "message", text, "type", info->type, "param", param,
+                              "code", info->name);
+    if (inner && info->openai_code) json_object_set_new(inner, "openai_code", json_string(info->openai_code));
+    json_t *body = json_pack("{s:o?}", "error", inner);
+    char *dumped = body ? json_dumps(body, JSON_COMPACT) : NULL;
+    json_decref(body);
+    bool good = dumped && buffer_add_string(out, dumped);
+    free(dumped);
+    return good;
+}

@@ -1,0 +1,55 @@
+// What goes wrong, as the wire says it: code, HTTP status, type; the body that OpenAI's clients read. Relies on base.
+#ifndef LIMN_GATEWAY_API_ERROR_H
+#define LIMN_GATEWAY_API_ERROR_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+
+enum api_code {
+    API_OK,
+    API_INVALID_REQUEST,
+    API_MODEL_NOT_FOUND,
+    API_NOT_FOUND,
+    API_METHOD_NOT_ALLOWED,
+    API_KEY_NOT_ALLOWED,
+    API_REQUEST_TIMEOUT,
+    API_PAYLOAD_TOO_LARGE,
+    API_UNSUPPORTED_MEDIA_TYPE,
+    API_QUEUE_FULL,
+    API_CANCELLED,
+    API_INTERNAL_ERROR,
+    API_MODEL_NOT_INSTALLED,
+    API_WORKER_DIED,
+    API_OUT_OF_MEMORY,
+    API_INTERRUPTED,
+    API_GENERATION_TIMEOUT,
+    API_STORAGE_FULL,
+};
+
+struct api_code_info {
+    enum api_code code;
+    int status; // HTTP
+    const char *name, *type;
+    const char *openai_code; // OpenAI's own name where it has one; NULL
+};
+
+const struct api_code_info *api_code_info(enum api_code code);
+
+struct api_error {
+    enum api_code code; // API_OK: none
+    char param[64];     // the parameter at fault, or ""
+    char message[600];  // one line
+    double retry_after; // seconds; 0: not said
+};
+
+// Sets [error] unless it is set; returns false.
+bool api_error_set(struct api_error *error, enum api_code code, const char *param, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+// The same from an error of the layers below: a wrong input is INVALID_REQUEST, and so on.
+bool api_error_from(struct api_error *to, const struct error *from);
+
+// Appends {"error":{"message","type","param","code"[,"openai_code"]}}. False when memory is gone.
+bool api_error_body(const struct api_error *error, struct buffer *out);
+
+#endif
