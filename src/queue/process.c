@@ -111,8 +111,8 @@ enum process_end process_end(struct process *process, double patience, char *how
             snprintf(how, size, "was killed by the system because memory ran out");
             return PROCESS_OUT_OF_MEMORY;
         } else {
-            snprintf(how, size, "was killed by signal %d (%s)%s", number, strsignal(number),
-                     number == SIGKILL ? ", as a system short of memory does" : "");
+            snprintf(how, size, "was killed by signal %d (%s%s)", number, strsignal(number),
+                     number == SIGKILL ? "; a system short of memory does that" : "");
         }
         return PROCESS_KILLED;
     }

@@ -21,13 +21,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define DELIVERIES_MOST 3
+
 struct job {
     struct job *next;
     char id[NAME_ID_MOST + 1];
     int count;
-    json_t *message;   // until it is sent
+    json_t *message;
     char *prompt_file; // path; NULL: the prompt stands in the message
     bool cancelled;
+    bool acknowledged; // by the worker that has it now
+    int deliveries;    // to workers that died before they acknowledged it, and to the present one
 };
 
 enum worker_state { WORKER_NONE, WORKER_STARTING, WORKER_READY };
@@ -213,6 +217,21 @@ static struct job *take_running(struct queue *queue) {
     return job;
 }
 
+// A job that its worker never acknowledged was not in work: it goes back to the head of the line. Returns whether it did.
+static bool redeliver(struct queue *queue) {
+    pthread_mutex_lock(&queue->lock);
+    struct job *job = queue->running;
+    bool back = job && !job->acknowledged && !job->cancelled && job->deliveries < DELIVERIES_MOST;
+    if (back) {
+        job->next = queue->waiting;
+        queue->waiting = job;
+        queue->waiting_count++;
+        queue->running = NULL;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return back;
+}
+
 static void fail_running(struct queue *queue, enum queue_failure failure, const struct error *error) {
     struct job *job = take_running(queue);
     if (!job) return;
@@ -298,7 +317,7 @@ static void end_worker(struct queue *queue, const char *reason, enum queue_failu
         error_clear(&error);
         error_set(&error, ERROR_CANCELLED, "the request was cancelled");
     }
-    fail_running(queue, failure, &error);
+    if (!redeliver(queue)) fail_running(queue, failure, &error);
     queue->failed_starts = was_ready ? 0 : queue->failed_starts + 1;
     queue->next_start = clock_seconds() + (was_ready ? 0 : fmin(5, 0.1 * pow(2, queue->failed_starts)));
     if (queue->failed_starts < 3) return;
@@ -333,6 +352,8 @@ static void dispatch(struct queue *queue) {
         job->next = NULL;
         queue->waiting_count--;
         queue->running = job;
+        job->acknowledged = false;
+        job->deliveries++;
     }
     pthread_mutex_unlock(&queue->lock);
     if (!job) return;
@@ -342,17 +363,11 @@ static void dispatch(struct queue *queue) {
     queue->cancel_sent = 0;
     queue->job_started = queue->last_headway = clock_seconds();
     struct error error = {0};
-    bool good = set(job->message, "attempt", json_integer((json_int_t)queue->attempt));
-    json_t *message = job->message;
-    job->message = NULL;
-    if (!good || !send_message(queue, "job", message, &error)) {
-        if (!good) json_decref(message);
-        error_set(&error, ERROR_MEMORY, "no memory for the job");
-        fail_running(queue, QUEUE_FAILURE_JOB, &error);
+    if (set(job->message, "attempt", json_integer((json_int_t)queue->attempt)) &&
+        send_message(queue, "job", json_incref(job->message), &error))
         return;
-    }
-    struct queue_event event = {.kind = QUEUE_STARTED, .job = job->id};
-    queue->listener(queue->context, &event);
+    error_set(&error, ERROR_MEMORY, "no memory for the job");
+    fail_running(queue, QUEUE_FAILURE_JOB, &error);
 }
 
 // ---------------------------------------------------------------------------------------------- what the worker says
@@ -471,6 +486,7 @@ static bool handle_job_event(struct queue *queue, enum queue_event_kind kind, st
     bool current;
     if (!is_current(queue, place, &current, error)) return false;
     if (!current) return true;
+    if (kind == QUEUE_STARTED) queue->running->acknowledged = true;
     struct queue_event event = {.kind = kind};
     if (!read_event(queue, place, &event, error)) return false;
     if (kind == QUEUE_FAILED) {
@@ -514,6 +530,7 @@ static bool handle_message(struct queue *queue, const char *type, const json_t *
     if (!strcmp(type, "heartbeat")) return handle_heartbeat(queue, place, error);
     if (!strcmp(type, "ready")) return handle_ready(queue, place, error);
     if (!strcmp(type, "fatal")) return handle_fatal(queue, place, error);
+    if (!strcmp(type, "started")) return handle_job_event(queue, QUEUE_STARTED, place, error);
     if (!strcmp(type, "progress")) return handle_job_event(queue, QUEUE_PROGRESS, place, error);
     if (!strcmp(type, "preview")) return handle_job_event(queue, QUEUE_PREVIEW, place, error);
     if (!strcmp(type, "image")) return handle_job_event(queue, QUEUE_IMAGE, place, error);

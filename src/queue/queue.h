@@ -5,7 +5,8 @@
 // the queue's own thread. Messages between queue and worker are framed and versioned (frame.h) and carry no pictures:
 // references, previews and results are files of the spool folder, named in the messages. A job has an id, an attempt number
 // and a lease that heartbeats renew; a worker that dies, hangs past its lease, makes no headway or breaks the protocol is
-// killed and replaced, and its job fails with a clear error. What a stale attempt says is refused.
+// killed and replaced, and its job fails with a clear error; a job that it had not acknowledged yet ("started") is handed to the
+// next worker instead. What a stale attempt says is refused.
 //
 // The spool folder belongs to the owner of the queue: it makes it, empties it before queue_open, and removes references and
 // results when it has used them. A worker writes only files whose names begin with the job's id.

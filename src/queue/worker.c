@@ -181,6 +181,8 @@ static bool take_job(struct worker *worker, json_t *message, struct error *error
         pthread_cond_signal(&worker->changed);
     }
     pthread_mutex_unlock(&worker->lock);
+    if (free_now)
+        worker_send(worker, "started", json_pack("{s:s, s:I}", "job", id, "attempt", (json_int_t)attempt));
     return free_now || error_set(error, ERROR_INPUT, "a job while another one is in work");
 }
 

@@ -78,7 +78,10 @@ static void beat_forever(void) {
 }
 
 static void misbehave(const char *prompt, const char *job, json_int_t attempt, int count) {
-    if (!strcmp(prompt, "draw")) draw(job, attempt, count);
+    if (!strcmp(prompt, "early death") && attempt < 3) _exit(6); // before it is acknowledged
+    if (!strcmp(prompt, "no answer")) _exit(6);
+    say("started", about(job, attempt));
+    if (!strcmp(prompt, "draw") || !strcmp(prompt, "early death")) draw(job, attempt, count);
     if (!strcmp(prompt, "crash")) signal(SIGSEGV, SIG_DFL), raise(SIGSEGV);
     if (!strcmp(prompt, "killed")) raise(SIGKILL);
     if (!strcmp(prompt, "exit")) _exit(5);
@@ -319,6 +322,23 @@ static void test_worker_dies(void **state) {
     assert_int_equal(now.workers_started, count + 1);
 }
 
+// A job that no worker has acknowledged goes to the next one, but not for ever.
+static void test_redelivery(void **state) {
+    struct bench *bench = *state;
+    start(bench);
+    must_submit(bench, "job-early", "early death", 2);
+    wait_for(bench, &bench->seen.done, 1);
+    assert_int_equal(bench->seen.images, 2);
+    assert_int_equal(bench->seen.started, 1);
+    assert_int_equal(bench->seen.failed, 0);
+    must_submit(bench, "job-lethal", "no answer", 1);
+    wait_for(bench, &bench->seen.failed, 1);
+    assert_int_equal(bench->seen.last_failure.failure, QUEUE_FAILURE_WORKER_DIED);
+    struct queue_state now;
+    queue_state(bench->queue, &now);
+    assert_true(now.workers_started >= 5);
+}
+
 static void test_engine_refuses(void **state) {
     struct bench *bench = *state;
     start(bench);
@@ -549,6 +569,7 @@ int main(int count, char **arguments) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_draws, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_worker_dies, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_redelivery, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_engine_refuses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stale_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_hang, set_up, tear_down),
