@@ -41,12 +41,8 @@ void image_library_stop(void);
 bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most,
                   bool apply_orientation, struct image *image, struct error *error);
 
-// What the reference command line writes into its pictures: the mark of a generated one, and who made the model.
-#define IMAGE_SOFTWARE "AI generated;flux2"
-#define IMAGE_MAKE     "Black Forest Labs"
-
 struct image_metadata {
-    const char *software; // EXIF Software, IMAGE_SOFTWARE
+    const char *software; // EXIF Software: the mark of a generated picture, "AI generated;flux2"
     const char *make;     // EXIF Make
     const char *comment;  // prompt-free line: model, seed, steps, guidance
 };

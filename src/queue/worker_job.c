@@ -28,7 +28,7 @@ struct job_work {
     int deliver_width, deliver_height; // 0: as rendered
     const char *format_name;
     int quality;
-    char model_name[128];
+    struct limn_model_info info;
     double last_progress; // when the last one was sent
     int last_stage, last_step, last_image;
 };
@@ -103,8 +103,7 @@ static void place_previews(struct job_work *work, int wanted, int default_steps)
     request->preview_count = count;
 }
 
-static bool read_job(struct job_work *work, struct json_place place, const struct limn_model_info *info,
-                     struct error *error) {
+static bool read_job(struct job_work *work, struct json_place place, struct error *error) {
     struct limn_request *request = &work->request;
     limn_request_init(request);
     int64_t seed = 0;
@@ -130,7 +129,7 @@ static bool read_job(struct job_work *work, struct json_place place, const struc
     request->guidance = (float)guidance;
     for (int i = 0; i < request->sigma_count; i++) work->sigmas_f32[i] = (float)work->sigmas[i];
     if (request->sigma_count) request->sigmas = work->sigmas_f32;
-    place_previews(work, previews, info->default_steps);
+    place_previews(work, previews, work->info.default_steps);
     return read_prompt(work, place, error) && read_references(work, place, error);
 }
 
@@ -151,7 +150,7 @@ static bool write_picture(struct job_work *work, const struct limn_image *pictur
     struct image image = {picture->width, picture->height, picture->pixels};
     struct image_encode_options options = {.format = image_format_from_name(work->format_name),
                                            .quality = work->quality,
-                                           .metadata = {IMAGE_SOFTWARE, IMAGE_MAKE, comment}};
+                                           .metadata = {work->info.software, work->info.make, comment}};
     struct buffer out = {0};
     snprintf(name, name_size, "%s-%lld-%s.%s", work->id, (long long)work->attempt, tag, work->format_name);
     char *path = path_join(worker_options_of(work->worker)->spool_folder, name);
@@ -232,7 +231,7 @@ static bool send_pictures(struct job_work *work, struct limn_result *result, str
         uint64_t seed = result->seed + (uint64_t)i;
         snprintf(tag, sizeof tag, "%d", i);
         snprintf(comment, sizeof comment, "limn %s, model %s, seed %llu, steps %d, guidance %g, size %dx%d",
-                 limn_version(), work->model_name, (unsigned long long)seed, result->steps,
+                 limn_version(), work->info.name, (unsigned long long)seed, result->steps,
                  (double)result->guidance, result->width, result->height);
         struct limn_image *image = &result->images[i];
         crop(image, work->deliver_width, work->deliver_height);
@@ -256,12 +255,10 @@ bool worker_job(struct worker *worker, struct limn_model *model, const json_t *j
     if (!work) return error_set(error, ERROR_MEMORY, "no memory for the job");
     work->worker = worker;
     work->last_stage = work->last_step = work->last_image = -1;
-    struct limn_model_info info;
-    limn_model_info(model, &info);
-    snprintf(work->model_name, sizeof work->model_name, "%s", info.name ? info.name : "");
+    limn_model_info(model, &work->info);
     double started = clock_seconds();
     struct limn_result *result = NULL;
-    bool good = read_job(work, (struct json_place){job, "job"}, &info, error);
+    bool good = read_job(work, (struct json_place){job, "job"}, error);
     if (good) {
         struct limn_error cause = {0};
         work->request.progress = on_progress;
@@ -273,7 +270,8 @@ bool worker_job(struct worker *worker, struct limn_model *model, const json_t *j
         }
     }
     if (good) {
-        int cells = (result->width / 16) * (result->height / 16) * result->count;
+        int multiple = work->info.side_multiple;
+        int cells = result->width / multiple * (result->height / multiple) * result->count;
         good = send_pictures(work, result, error);
         json_t *more =
             json_pack("{s:i, s:i, s:i, s:f}", "text_tokens", result->text_tokens, "reference_tokens",
