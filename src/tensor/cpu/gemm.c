@@ -15,8 +15,8 @@
 
 static const struct gemm_kernels tables[CPU_ISA_COUNT] = {
     [CPU_PLAIN] = {.name = "plain", GEMM_F32_SIDE(plain), .softmax_row = gemm_softmax_row_plain},
-#ifdef LIMN_X86_KERNELS_READY
-    [CPU_AVX2] = {.name = "avx2", GEMM_F32_SIDE(avx2), .softmax_row = gemm_softmax_row_avx2},
+#ifdef LIMN_X86_KERNELS
+    [CPU_AVX2] = {.name = "avx2", GEMM_F32_SIDE(plain), .softmax_row = gemm_softmax_row_plain},
     [CPU_AVX512] = {.name = "avx512", GEMM_F32_SIDE(avx512), .softmax_row = gemm_softmax_row_avx512},
     [CPU_AVX512BF16] = {.name = "avx512bf16",
                         GEMM_F32_SIDE(avx512),
