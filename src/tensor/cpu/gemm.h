@@ -40,6 +40,7 @@ struct gemm_product {
     float *c;
     int64_t c_stride; // values between rows of C
     bool accumulate;  // C += ... rather than C = ...
+    const void *next; // advice: panels (as many, as far apart) that the next product will read, or NULL
 };
 
 typedef void gemm_function(const struct gemm_product *product);

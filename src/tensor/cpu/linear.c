@@ -1,21 +1,26 @@
 // Linear layers: y = epilogue(x W^T). Relies on gemm.h.
 //
-// The activations are packed once into panels of 16 tokens; the weights are used as they lie in the mapped file, or, where
-// their type is not the element type of the product, converted block by block into the thread's scratch. A task is a block
-// of outputs times a block of tokens: it walks the depth in blocks, sums in scratch (which holds the transpose of the
-// result), and runs the epilogue while that is in cache. A single row takes the path at the end of this file.
+// The activations are packed once into panels of 16 tokens. A task is a block of outputs times a range of tokens: it
+// brings its weights into scratch as elements, a depth at a time that leaves them in the second-level cache, with rows at a
+// distance that does not crowd a few cache sets; streams the panels of its tokens past them, two at a time; and runs the
+// epilogue while the sums (which are the transpose of the result) are in the first-level cache. Few tokens use the weights
+// where they lie in the mapped file, and a single row takes the path at the end of this file.
 #include "tensor/cpu/gemm.h"
 
 #include <assert.h>
 #include <string.h>
 
 enum {
-    OUT_BLOCK = 256,   // outputs of a task (two times 128 for the gated epilogue)
-    TOKEN_BLOCK = 256, // tokens of a task
-    DEPTH_BLOCK = 1024,
-    C_STRIDE = TOKEN_BLOCK + 16, // of the sums; not a multiple of 1 KiB, which would crowd a few cache sets
-    SINGLE_OUT_BLOCK = 64,       // outputs of a task of the single-row path
+    OUT_BLOCK = 128,          // outputs of a task (two times 64 for the gated epilogue)
+    GROUP = 2 * GEMM_LANES,   // tokens whose sums are formed together
+    TOKENS_MOST = 2048,       // of a task
+    TOKENS_LEAST = 64,        // of a task, where there are more
+    TASKS_WANTED = 16,        // tasks are made smaller until there are so many
+    WEIGHT_BYTES = 768 << 10, // of a task's weights at one time
+    TOKENS_DIRECT = 64,       // up to so many tokens weights are not copied
+    SINGLE_OUT_BLOCK = 64,    // outputs of a task of the single-row path
     RUNS_MOST = 2 * LINEAR_PARTS_MOST,
+    PAD = 32, // values between rows in scratch, so that their distance is an odd number of cache lines
 };
 
 // Rows of one weight part that stand one behind the other in a task's block of outputs.
@@ -49,7 +54,9 @@ struct job {
     const struct linear *linear;
     struct matrix x, y;
     const struct epilogue *epilogue;
-    int64_t tokens, out_block, token_blocks;
+    int64_t tokens, out_block;
+    int64_t task_tokens, token_tasks; // tokens of a task, a multiple of GROUP; tasks side by side
+    int64_t depth_block;              // of the weights in scratch
     bool gated;
     int64_t padded; // depth of the panels
     void *panels;   // [tokens / 16][padded][16]
@@ -156,25 +163,28 @@ static struct block block_of(const struct job *job, int64_t index, int64_t size)
 // Whether products can read the rows where they lie; otherwise they are converted first.
 static bool is_direct(const struct job *job, const struct weight_rows *rows, int64_t depth) {
     const size_t bytes = element_bytes(job->element);
+    if (job->tokens > TOKENS_DIRECT) return false;
     if (rows->type != job->element || rows->row_bytes % bytes || (uintptr_t)rows->data % bytes) return false;
     if (job->element == DTYPE_BF16) return depth % GEMM_DEPTH_STEP == 0;
     return job->linear->compute == COMPUTE_F32;
 }
 
-// Rows [row, row + count) and columns [at, at + depth) of a weight as elements: in place, or converted into [scratch]
-// with [padded] columns. Sets *stride to the distance of rows in values.
-static const void *elements_of(const struct job *job, const struct weight_rows *rows, int64_t row,
-                               int64_t count, int64_t at, int64_t depth, int64_t padded, void *scratch,
-                               int64_t *stride) {
+// Rows of weights as elements: [rows] points to the first.
+struct elements {
+    const void *rows;
+    int64_t stride; // values
+};
+
+// Rows [row, row + count) and columns [at, at + depth) of a weight as elements with [padded] columns: in place, or
+// converted into [scratch].
+static struct elements elements_of(const struct job *job, const struct weight_rows *rows, int64_t row,
+                                   int64_t count, int64_t at, int64_t depth, int64_t padded, void *scratch) {
     const size_t bytes = element_bytes(job->element);
     const char *from = (const char *)rows->data + (size_t)row * rows->row_bytes + dtype_bytes(rows->type, at);
-    if (is_direct(job, rows, depth)) {
-        *stride = (int64_t)(rows->row_bytes / bytes);
-        return from;
-    }
-    *stride = padded;
+    if (is_direct(job, rows, depth)) return (struct elements){from, (int64_t)(rows->row_bytes / bytes)};
+    const int64_t stride = (padded + 63) / 64 * 64 + PAD;
     for (int64_t r = 0; r < count; r++, from += rows->row_bytes) {
-        char *to = (char *)scratch + (size_t)(r * padded) * bytes;
+        char *to = (char *)scratch + (size_t)(r * stride) * bytes;
         if (job->element == DTYPE_BF16)
             job->kernels->convert_bf16(rows->type, from, depth, (uint16_t *)to);
         else
@@ -182,7 +192,7 @@ static const void *elements_of(const struct job *job, const struct weight_rows *
                                       (float *)to);
         memset(to + (size_t)depth * bytes, 0, (size_t)(padded - depth) * bytes);
     }
-    return scratch;
+    return (struct elements){scratch, stride};
 }
 
 // ------------------------------------------------------------------------------------------------------------- a task
@@ -190,50 +200,51 @@ static const void *elements_of(const struct job *job, const struct weight_rows *
 struct task {
     const struct job *job;
     struct block block;
-    int64_t token, token_count; // of the block of tokens
-    float *sums;                // [block.rows][C_STRIDE], the transpose of the result
-    float *rows;                // [16][OUT_BLOCK], results of 16 tokens as rows
-    void *weights;              // converted ones
+    int64_t token, token_count; // the range of tokens
+    float *sums;                // [groups][OUT_BLOCK][GROUP], the transpose of the result
+    float *rows;                // [GROUP][OUT_BLOCK], results of a group as rows
+    char *weights;              // converted ones
 };
 
-static void multiply_weights(const struct task *task) {
-    const struct job *job = task->job;
-    const int64_t in = job->linear->in;
-    const char *panels =
-        (const char *)job->panels + (size_t)(task->token * job->padded) * element_bytes(job->element);
-    for (int64_t at = 0; at < in; at += DEPTH_BLOCK) {
-        const int64_t depth = in - at < DEPTH_BLOCK ? in - at : DEPTH_BLOCK;
-        const int64_t padded = job->element == DTYPE_BF16 ? gemm_depth(depth) : depth;
-        for (int i = 0; i < task->block.run_count; i++) {
-            const struct run *run = &task->block.runs[i];
-            int64_t stride;
-            const void *rows = elements_of(job, run->part, run->part_row, run->count, at, depth, padded,
-                                           task->weights, &stride);
-            const struct gemm_segment segment = {rows, panels + (size_t)(at * GEMM_LANES) *
-                                                                    element_bytes(job->element)};
-            const struct gemm_product product = {
-                .segments = &segment,
-                .segment_count = 1,
-                .row_count = run->count,
-                .panel_count = (task->token_count + GEMM_LANES - 1) / GEMM_LANES,
-                .depth = padded,
-                .row_stride = stride,
-                .panel_stride = job->padded * GEMM_LANES,
-                .c = task->sums + run->block_row * C_STRIDE,
-                .c_stride = C_STRIDE,
-                .accumulate = at > 0,
-            };
-            gemm_run(job->kernels, job->element, &product);
-        }
-    }
+static float *group_sums(const struct task *task, int64_t at) {
+    return task->sums + at / GROUP * (OUT_BLOCK * GROUP);
 }
 
-static void apply_scales(const struct task *task) {
+static int64_t group_count(const struct task *task, int64_t at) {
+    return task->token_count - at < GROUP ? task->token_count - at : GROUP;
+}
+
+// Sums of one group of tokens, [count] rows at block row [block_row], += or = rows times panels. panels: of token 0.
+static void multiply(const struct task *task, int64_t at, int64_t block_row, int64_t count,
+                     struct elements weights, const void *panels, int64_t panel_depth, int64_t depth_at,
+                     int64_t depth, bool accumulate) {
+    const size_t bytes = element_bytes(task->job->element);
+    const int64_t value = (task->token + at) * panel_depth + depth_at * GEMM_LANES;
+    const struct gemm_segment segment = {weights.rows, (const char *)panels + (size_t)value * bytes};
+    const struct gemm_product product = {
+        .segments = &segment,
+        .segment_count = 1,
+        .row_count = count,
+        .panel_count = (group_count(task, at) + GEMM_LANES - 1) / GEMM_LANES,
+        .depth = depth,
+        .row_stride = weights.stride,
+        .panel_stride = panel_depth * GEMM_LANES,
+        .c = group_sums(task, at) + block_row * GROUP,
+        .c_stride = GROUP,
+        .accumulate = accumulate,
+        .next = at + GROUP < task->token_count
+                    ? (const char *)segment.panels + (size_t)(GROUP * panel_depth) * bytes
+                    : NULL,
+    };
+    gemm_run(task->job->kernels, task->job->element, &product);
+}
+
+static void apply_scales(const struct task *task, int64_t at) {
     for (int i = 0; i < task->block.run_count; i++) {
         const struct run *run = &task->block.runs[i];
         if (!run->part->scales) continue;
         for (int64_t r = 0; r < run->count; r++)
-            task->job->kernels->scale_row(task->sums + (run->block_row + r) * C_STRIDE, task->token_count,
+            task->job->kernels->scale_row(group_sums(task, at) + (run->block_row + r) * GROUP, GROUP,
                                           run->part->scales[(run->part_row + r) * run->part->scale_stride]);
     }
 }
@@ -255,29 +266,15 @@ static void multiply_branch(const struct task *task, const struct branch *branch
     const int64_t rank = branch->stored->down.rows;
     for (int i = 0; i < task->block.run_count; i++) {
         const struct run *run = &task->block.runs[i];
-        int64_t row, skip, stride;
+        int64_t row, skip;
         const int64_t count = branch_overlap(branch->stored, run, &row, &skip);
-        for (int64_t at = 0; at < rank && count > 0; at += DEPTH_BLOCK) {
-            const int64_t depth = rank - at < DEPTH_BLOCK ? rank - at : DEPTH_BLOCK;
+        for (int64_t at = 0; at < rank && count > 0; at += job->depth_block) {
+            const int64_t depth = rank - at < job->depth_block ? rank - at : job->depth_block;
             const int64_t padded = job->element == DTYPE_BF16 ? gemm_depth(depth) : depth;
-            const void *rows = elements_of(job, up, row, count, at, depth, padded, task->weights, &stride);
-            const struct gemm_segment segment = {
-                rows,
-                (const char *)branch->panels +
-                    (size_t)(task->token * branch->padded + at * GEMM_LANES) * element_bytes(job->element)};
-            const struct gemm_product product = {
-                .segments = &segment,
-                .segment_count = 1,
-                .row_count = count,
-                .panel_count = (task->token_count + GEMM_LANES - 1) / GEMM_LANES,
-                .depth = padded,
-                .row_stride = stride,
-                .panel_stride = branch->padded * GEMM_LANES,
-                .c = task->sums + (run->block_row + skip) * C_STRIDE,
-                .c_stride = C_STRIDE,
-                .accumulate = true,
-            };
-            gemm_run(job->kernels, job->element, &product);
+            const struct elements rows = elements_of(job, up, row, count, at, depth, padded, task->weights);
+            for (int64_t token = 0; token < task->token_count; token += GROUP)
+                multiply(task, token, run->block_row + skip, count, rows, branch->panels, branch->padded, at,
+                         padded, true);
         }
     }
 }
@@ -311,13 +308,34 @@ static void finish_row(const struct job *job, const struct block *block, int64_t
     }
 }
 
-static void finish(const struct task *task) {
-    for (int64_t at = 0; at < task->token_count; at += GEMM_LANES) {
-        const int64_t left = task->token_count - at, count = left < GEMM_LANES ? left : GEMM_LANES;
-        task->job->kernels->transpose(task->sums + at, C_STRIDE, task->block.rows, count, task->rows,
-                                      OUT_BLOCK);
-        for (int64_t i = 0; i < count; i++)
-            finish_row(task->job, &task->block, task->token + at + i, task->rows + i * OUT_BLOCK);
+static void finish(const struct task *task, int64_t at) {
+    const int64_t count = group_count(task, at);
+    task->job->kernels->transpose(group_sums(task, at), GROUP, task->block.rows, count, task->rows,
+                                  OUT_BLOCK);
+    for (int64_t i = 0; i < count; i++)
+        finish_row(task->job, &task->block, task->token + at + i, task->rows + i * OUT_BLOCK);
+}
+
+// All tokens of the task against one depth block of its weights; behind the last one the epilogue, unless side
+// branches are still to come.
+static void multiply_depth(const struct task *task, int64_t at) {
+    const struct job *job = task->job;
+    const int64_t in = job->linear->in, depth = in - at < job->depth_block ? in - at : job->depth_block;
+    const int64_t padded = job->element == DTYPE_BF16 ? gemm_depth(depth) : depth;
+    const bool last = at + depth == in, finishes = last && job->linear->branch_count == 0;
+    struct elements weights[RUNS_MOST];
+    char *scratch = task->weights;
+    for (int i = 0; i < task->block.run_count; i++) {
+        const struct run *run = &task->block.runs[i];
+        weights[i] = elements_of(job, run->part, run->part_row, run->count, at, depth, padded, scratch);
+        scratch += (size_t)(run->count * weights[i].stride) * element_bytes(job->element);
+    }
+    for (int64_t token = 0; token < task->token_count; token += GROUP) {
+        for (int i = 0; i < task->block.run_count; i++)
+            multiply(task, token, task->block.runs[i].block_row, task->block.runs[i].count, weights[i],
+                     job->panels, job->padded, at, padded, at > 0);
+        if (last) apply_scales(task, token);
+        if (finishes) finish(task, token);
     }
 }
 
@@ -325,16 +343,16 @@ static void multiply_task(void *context, int64_t index, int worker) {
     const struct job *job = context;
     float *scratch = cpu_scratch(job->device, worker);
     struct task task = {.job = job,
-                        .block = block_of(job, index / job->token_blocks, job->out_block),
-                        .token = index % job->token_blocks * TOKEN_BLOCK,
+                        .block = block_of(job, index / job->token_tasks, job->out_block),
+                        .token = index % job->token_tasks * job->task_tokens,
                         .sums = scratch,
-                        .rows = scratch + OUT_BLOCK * C_STRIDE};
-    task.weights = task.rows + 16 * OUT_BLOCK;
-    task.token_count = job->tokens - task.token < TOKEN_BLOCK ? job->tokens - task.token : TOKEN_BLOCK;
-    multiply_weights(&task);
-    apply_scales(&task);
+                        .rows = scratch + TOKENS_MOST * OUT_BLOCK};
+    task.weights = (char *)(task.rows + GROUP * OUT_BLOCK);
+    task.token_count =
+        job->tokens - task.token < job->task_tokens ? job->tokens - task.token : job->task_tokens;
+    for (int64_t at = 0; at < job->linear->in; at += job->depth_block) multiply_depth(&task, at);
     for (int i = 0; i < job->linear->branch_count; i++) multiply_branch(&task, &job->branches[i]);
-    finish(&task);
+    for (int64_t at = 0; at < task.token_count && job->linear->branch_count; at += GROUP) finish(&task, at);
 }
 
 // ------------------------------------------------------------------------------------------------------ a single row
@@ -443,6 +461,19 @@ static void check_shapes(const struct linear *linear, struct matrix x, const str
     (void)rows;
 }
 
+// How the work is cut into tasks and depth blocks; from the shape alone.
+static void divide(struct job *job) {
+    const int64_t most = WEIGHT_BYTES / OUT_BLOCK / (int64_t)element_bytes(job->element) / GEMM_DEPTH_STEP;
+    const int64_t steps = job->padded / GEMM_DEPTH_STEP, depth_blocks = (steps + most - 1) / most;
+    job->depth_block = (steps + depth_blocks - 1) / depth_blocks * GEMM_DEPTH_STEP;
+    job->out_block = job->gated ? OUT_BLOCK / 2 : OUT_BLOCK;
+    const int64_t blocks = blocks_of(job, job->out_block);
+    int64_t parts = (job->tokens + TOKENS_MOST - 1) / TOKENS_MOST;
+    while (blocks * parts < TASKS_WANTED && job->tokens / (parts + 1) >= TOKENS_LEAST) parts++;
+    job->task_tokens = ((job->tokens + parts - 1) / parts + GROUP - 1) / GROUP * GROUP;
+    job->token_tasks = (job->tokens + job->task_tokens - 1) / job->task_tokens;
+}
+
 void cpu_linear(struct device *device, const struct linear *linear, struct matrix x,
                 const struct epilogue *epilogue, struct matrix y) {
     check_shapes(linear, x, epilogue, y);
@@ -466,9 +497,8 @@ void cpu_linear(struct device *device, const struct linear *linear, struct matri
     if (ready && tokens == 1)
         linear_single(device, &single);
     else if (ready && pack(device, job)) {
-        job->out_block = job->gated ? OUT_BLOCK / 2 : OUT_BLOCK;
-        job->token_blocks = (tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
-        pool_for(device->pool, blocks_of(job, job->out_block) * job->token_blocks, multiply_task, job);
+        divide(job);
+        pool_for(device->pool, blocks_of(job, job->out_block) * job->token_tasks, multiply_task, job);
     }
     workspace_release(device, mark);
 }
