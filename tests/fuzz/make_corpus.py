@@ -122,6 +122,50 @@ def make_worker_message():
     put("worker_message", "short", b"\x02\x05\0\0\0{}")
 
 
+def make_multipart():
+    def body(boundary, parts, before=b"", close=True):
+        out = before
+        for headers, data in parts:
+            out += b"--" + boundary + b"\r\n" + b"".join(line + b"\r\n" for line in headers) + b"\r\n" + data + b"\r\n"
+        return out + (b"--" + boundary + b"--\r\n" if close else b"")
+
+    def text(name, value):
+        return [b'Content-Disposition: form-data; name="' + name + b'"'], value
+
+    def upload(name, filename, kind, value):
+        return [b'Content-Disposition: form-data; name="' + name + b'"; filename="' + filename + b'"', b"Content-Type: " + kind], value
+
+    plain = b"multipart/form-data; boundary=x\n"
+    two = [text(b"prompt", b"red"), upload(b"image[]", b"a.png", b"image/png", b"\r\n--y\r\n-")]
+    put("multipart", "form", b"\x06" + plain + body(b"x", two))
+    put("multipart", "whole", b"\xff" + plain + body(b"x", two * 3))
+    put("multipart", "quoted", b'\x00multipart/form-data; charset=utf-8; boundary="a b"\n' + body(b"a b", [text(b"q", b"")], before=b"preamble\r\n"))
+    put("multipart", "look-alike", b"\x02" + plain + body(b"x", [text(b"d", b"\r\n--\r\n-\r\r\n--X\r\n")]))
+    put("multipart", "open", b"\x10" + plain + body(b"x", two, close=False))
+    put("multipart", "headers", b"\x10" + plain + b"--x\r\nno colon\r\n\r\n\r\n--x--")
+    put("multipart", "no-name", b"\x10" + plain + body(b"x", [([b"Content-Type: text/plain"], b"v")]))
+    put("multipart", "no-boundary", b"\x10multipart/form-data\n" + body(b"x", two))
+    put("multipart", "escapes", b"\x10" + plain + body(b"x", [upload(b"a", b'q\\"%22\xc3\xa9', b"x", b"v")]))
+
+
+def make_image_request():
+    full = {"prompt": "a red circle", "model": "flux", "n": 2, "size": "1024x768", "response_format": "b64_json",
+            "output_format": "webp", "output_compression": 80, "seed": 7, "steps": 8, "guidance": 2.5, "sigmas": [1, 0.5],
+            "quality": "auto", "background": "opaque", "user": "u", "something": {"else": None}}
+    form = {name: str(value) for name, value in full.items() if name not in ("sigmas", "something")}
+    put("image_request", "full", "\0" + json.dumps(full))
+    put("image_request", "form", "\7" + json.dumps(form))
+    put("image_request", "edit-auto", "\6" + json.dumps({"prompt": "x", "size": "auto"}))
+    put("image_request", "wide", "\0" + json.dumps({"prompt": "x", "size": "65536x1"}))
+    put("image_request", "no-picture", "\2" + json.dumps({"prompt": "x"}))
+    put("image_request", "nulls", "\0" + json.dumps(dict.fromkeys(full)))
+    put("image_request", "ranges", "\0" + json.dumps({**full, "n": 11, "seed": -1}))
+    put("image_request", "types", "\0" + json.dumps({**full, "prompt": 7, "size": [1, 2]}))
+    put("image_request", "numbers", "\1" + json.dumps({"prompt": "x", "n": "0x1", "guidance": "nan", "seed": "1e3"}))
+    put("image_request", "stream", "\0" + json.dumps({"prompt": "x", "stream": True}))
+    put("image_request", "list", "\0[]")
+
+
 def make_tokenizer():
     def file(pre_tokenizer, merges=("a b", "ab a"), added=(), **more):
         value = {"version": "1.0", "added_tokens": list(added), "normalizer": None, "pre_tokenizer": pre_tokenizer,
@@ -212,6 +256,8 @@ def main():
     make_safetensors()
     make_config()
     make_worker_message()
+    make_multipart()
+    make_image_request()
     make_tokenizer()
     make_image()
 
