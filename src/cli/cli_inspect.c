@@ -62,7 +62,8 @@ static void print_text(const char *text) {
 // "12 tensors, 1.20 G values, 2.40 GB (BF16 1.20 G, F32 3)"
 static void print_totals(const json_t *totals) {
     char values[32], bytes[32];
-    printf("%" JSON_INTEGER_FORMAT " tensors, %s values, %s", integer_of(totals, "tensors"),
+    printf("%" JSON_INTEGER_FORMAT " tensor%s, %s values, %s", integer_of(totals, "tensors"),
+           integer_of(totals, "tensors") == 1 ? "" : "s",
            scaled(integer_of(totals, "values"), "", values, sizeof values),
            scaled(integer_of(totals, "bytes"), "B", bytes, sizeof bytes));
     const char *type, *before = " (";
