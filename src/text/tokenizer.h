@@ -16,8 +16,8 @@ struct token_list {
 };
 
 // Opens tokenizer.json (or the folder that holds it). Accepted: model BPE with merges as "a b" strings or pairs;
-// pre-tokenizers Split (Regex, Isolated), ByteLevel and Sequences of them; normalisers none or NFC; added tokens.
-// Anything else is an error that names it.
+// pre-tokenizers Split (Regex or String, every behaviour), ByteLevel at the end, and Sequences of them; normalisers none or
+// NFC; added tokens with all their flags. Anything else is an error that names it.
 struct tokenizer *tokenizer_open(const char *path, struct error *error);
 // The same from memory, for tests and fuzzing.
 struct tokenizer *tokenizer_parse(const char *name, const char *json, size_t size, struct error *error);
@@ -28,7 +28,8 @@ int32_t tokenizer_find(const struct tokenizer *tokenizer,
                        const char *token); // an exact token or added token; -1
 
 // Appends the ids of [text] ([size] bytes; invalid UTF-8 is replaced by U+FFFD as the reference's decoding does): added
-// tokens in the text are split out as the reference does, no template, no BOS. False when memory is gone.
+// tokens in the text are split out as the reference does, no template, no BOS. False when memory is gone, or when the file's
+// pattern backtracks without end on this text.
 bool tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size,
                       struct token_list *list, struct error *error);
 
