@@ -45,6 +45,8 @@ bool api_error_set(struct api_error *error, enum api_code code, const char *para
     va_start(list, format);
     vsnprintf(error->message, sizeof error->message, format, list);
     va_end(list);
+    for (char *c = error->message; *c; c++) // what came from outside stays in one line
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
     return false;
 }
 
