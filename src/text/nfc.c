@@ -13,6 +13,30 @@ struct mark {
     int32_t point;
 };
 
+// Marks of Unicode 10 and later, which the reference's tables (Unicode 9) do not know: they stay where they are and nothing
+// passes or joins them.
+static const int32_t later_marks[][2] = {
+    {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
+    {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},
+    {0xa82c, 0xa82c},   {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50},
+    {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+    {0x11930, 0x11930}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34},
+    {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97},
+    {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae},
+    {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}};
+
+static bool is_later_mark(int32_t point) {
+    size_t low = 0, high = sizeof later_marks / sizeof *later_marks;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (point > later_marks[middle][1])
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < sizeof later_marks / sizeof *later_marks && point >= later_marks[low][0];
+}
+
 static int compare(const void *a, const void *b) {
     const struct mark *x = a, *y = b;
     if (x->combining != y->combining) return x->combining - y->combining;
@@ -52,7 +76,8 @@ static bool is_ascii(const char *text, size_t size) {
     return true;
 }
 
-bool nfc_add(const char *text, size_t size, struct buffer *buffer) {
+// The NFC of a text without later marks.
+static bool add_segment(const char *text, size_t size, struct buffer *buffer) {
     if (is_ascii(text, size)) return buffer_add(buffer, text, size);
     enum { DECOMPOSED_MOST = 8 }; // code points that one decomposes into; Unicode has at most 4
     size_t capacity = size * 2 + DECOMPOSED_MOST, count = 0;
@@ -84,4 +109,19 @@ bool nfc_add(const char *text, size_t size, struct buffer *buffer) {
     }
     free(points);
     return done;
+}
+
+bool nfc_add(const char *text, size_t size, struct buffer *buffer) {
+    size_t begin = 0;
+    for (size_t at = 0; at < size;) {
+        int32_t point;
+        size_t length = utf8_decode(text + at, size - at, &point);
+        if (is_later_mark(point)) {
+            if (!add_segment(text + begin, at - begin, buffer) || !buffer_add(buffer, text + at, length))
+                return false;
+            begin = at + length;
+        }
+        at += length;
+    }
+    return add_segment(text + begin, size - begin, buffer);
 }

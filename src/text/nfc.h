@@ -1,4 +1,4 @@
-// Unicode normalisation form C. Relies on base, utf8proc.
+// Unicode normalisation form C, as of Unicode 9, which is what the reference's normaliser has. Relies on base, utf8proc.
 #ifndef LIMN_TEXT_NFC_H
 #define LIMN_TEXT_NFC_H
 

@@ -257,6 +257,8 @@ static void normal_form(void **state) {
         {"\u2126 \u212b", "\u03a9 \u00c5"},
         {"\u0958", "\u0915\u093c"}, // excluded from composition
         {"\u0301", "\u0301"},
+        {"a\u0c3c\u0323", "a\u0c3c\u0323"}, // U+0C3C is a mark since Unicode 14 only
+        {"a\u0301\u1ac0\u0323", "\u00e1\u1ac0\u0323"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct buffer out = {0};
