@@ -13,8 +13,8 @@
 
 enum {
     QUERY_BLOCK = 256, // queries of a task
-    QUERY_TILE = 32,   // queries that go through scores and softmax together
-    KEY_BLOCK = 256,   // a multiple of GEMM_DEPTH_STEP
+    QUERY_TILE = 64,   // queries that go through scores and softmax together
+    KEY_BLOCK = 512,   // a multiple of GEMM_DEPTH_STEP
     GROUP_BYTES = 64 << 20,
     HEAD_DIM_MOST = 512,
 };
@@ -45,20 +45,22 @@ static char *element_at(struct matrix m, int64_t batch, int64_t row, int64_t col
            (size_t)(batch * m.batch_stride + row * m.row_stride + column) * value_bytes(m.type);
 }
 
-// [rows, columns] of a matrix as elements with a row stride: in place, or converted to scratch with [padded] columns.
+// [rows, columns] of a matrix as elements with [padded] columns: in place, or converted to scratch. With [apart] they are
+// copied in any case, to rows whose distance is an odd number of cache lines: rows of all heads side by side are so far
+// apart that a few sets of the cache would have to hold them all.
 static const void *elements_of(const struct attention_job *job, struct matrix m, int64_t batch, int64_t row,
-                               int64_t rows, int64_t column, int64_t columns, int64_t padded, void *scratch,
-                               int64_t *stride) {
+                               int64_t rows, int64_t column, int64_t columns, int64_t padded, bool apart,
+                               void *scratch, int64_t *stride) {
     const char *from = element_at(m, batch, row, column);
     const size_t bytes = value_bytes(job->element);
-    if (m.type == job->element && columns == padded) {
+    if (m.type == job->element && columns == padded && !apart) {
         *stride = m.row_stride;
         return from;
     }
-    *stride = padded;
+    *stride = apart ? (padded + 63) / 64 * 64 + 32 : padded;
     for (int64_t r = 0; r < rows; r++, from += (size_t)m.row_stride * value_bytes(m.type)) {
-        char *to = (char *)scratch + (size_t)(r * padded) * bytes;
-        if (job->element == DTYPE_BF16)
+        char *to = (char *)scratch + (size_t)(r * *stride) * bytes;
+        if (m.type == job->element)
             memcpy(to, from, (size_t)columns * bytes);
         else
             job->kernels->convert_f32(m.type, from, columns, false, (float *)to);
@@ -115,10 +117,10 @@ static void pack_task(void *context, int64_t index, int worker) {
     const int64_t batch = pair / job->attention->kv_heads, column = pair % job->attention->kv_heads * dim;
     const size_t bytes = value_bytes(job->element);
     int64_t stride;
-    const void *from = elements_of(job, job->k, batch, job->first + key, count, column, dim, dim,
+    const void *from = elements_of(job, job->k, batch, job->first + key, count, column, dim, dim, false,
                                    cpu_scratch(job->device, worker), &stride);
     pack_keys(job, from, stride, key, count, job->packed_keys + (size_t)(slot * job->keys_stride) * bytes);
-    from = elements_of(job, job->v, batch, job->first + key, count, column, dim, dim,
+    from = elements_of(job, job->v, batch, job->first + key, count, column, dim, dim, false,
                        cpu_scratch(job->device, worker), &stride);
     pack_values(job, from, stride, key, count,
                 job->packed_values + (size_t)(slot * job->values_stride) * bytes);
@@ -133,7 +135,7 @@ struct query_task {
     const void *queries;       // elements of the block
     int64_t query_stride;      // values
     float *sums;               // [QUERY_BLOCK][head_columns]
-    float *maxima, *totals;    // [QUERY_BLOCK]
+    struct softmax *states;    // [QUERY_BLOCK]
     float *scores;             // [QUERY_TILE][KEY_BLOCK]
     uint16_t *probabilities;   // [QUERY_TILE][KEY_BLOCK]
 };
@@ -204,8 +206,8 @@ static void attend_tile(const struct query_task *task, int64_t tile, int64_t row
         const int64_t valid = sees < 0 ? 0 : sees < count ? sees : count;
         float *sums = task->sums + (tile + r) * job->head_columns;
         const float factor = job->kernels->softmax_row(
-            task->scores + r * KEY_BLOCK, valid, padded, job->attention->scale, &task->maxima[tile + r],
-            &task->totals[tile + r], job->round, bf16 ? task->probabilities + r * KEY_BLOCK : NULL);
+            task->scores + r * KEY_BLOCK, valid, padded, job->attention->scale, &task->states[tile + r],
+            job->round, bf16 ? task->probabilities + r * KEY_BLOCK : NULL);
         if (factor != 1) job->kernels->scale_row(sums, job->head_columns, factor);
     }
     value_tile(task, tile, rows, key, padded);
@@ -214,10 +216,7 @@ static void attend_tile(const struct query_task *task, int64_t tile, int64_t row
 static void attend_block(const struct query_task *task) {
     const struct attention_job *job = task->job;
     memset(task->sums, 0, (size_t)(task->count * job->head_columns) * sizeof *task->sums);
-    for (int64_t i = 0; i < task->count; i++) {
-        task->maxima[i] = -INFINITY;
-        task->totals[i] = 0;
-    }
+    for (int64_t i = 0; i < task->count; i++) task->states[i] = (struct softmax){.shift = -INFINITY};
     const int64_t end = visible_keys(job, task->query + task->count - 1);
     for (int64_t key = 0; key < end; key += KEY_BLOCK)
         for (int64_t tile = 0; tile < task->count; tile += QUERY_TILE) {
@@ -242,16 +241,16 @@ static void attend_task(void *context, int64_t index, int worker) {
     task.sums = (float *)scratch;
     task.scores = task.sums + QUERY_BLOCK * HEAD_DIM_MOST;
     task.probabilities = (uint16_t *)(task.scores + QUERY_TILE * KEY_BLOCK);
-    task.maxima = (float *)(task.probabilities + QUERY_TILE * KEY_BLOCK);
-    task.totals = task.maxima + QUERY_BLOCK;
-    task.queries =
-        elements_of(job, job->q, batch, task.query, task.count, head * attention->head_dim,
-                    attention->head_dim, job->head_depth, task.totals + QUERY_BLOCK, &task.query_stride);
+    task.states = (struct softmax *)(task.probabilities + QUERY_TILE * KEY_BLOCK);
+    task.queries = elements_of(job, job->q, batch, task.query, task.count, head * attention->head_dim,
+                               attention->head_dim, job->head_depth, true, task.states + QUERY_BLOCK,
+                               &task.query_stride);
     attend_block(&task);
     for (int64_t i = 0; i < task.count; i++) {
         float *row = task.sums + i * job->head_columns;
-        if (task.totals[i] > 0 || isnan(task.totals[i]))
-            job->kernels->scale_row(row, job->head_columns, 1 / task.totals[i]);
+        float total = 0;
+        for (int lane = 0; lane < GEMM_LANES; lane++) total += task.states[i].sums[lane];
+        if (total != 0) job->kernels->scale_row(row, job->head_columns, 1 / total);
         job->kernels->store_row(row, attention->head_dim, job->out.type,
                                 element_at(job->out, batch, task.query + i, head * attention->head_dim));
     }

@@ -43,6 +43,14 @@ struct gemm_product {
     const void *next; // advice: panels (as many, as far apart) that the next product will read, or NULL
 };
 
+// What a row's softmax remembers between blocks of keys. Starts as {-INFINITY, {0}}.
+struct softmax {
+    float shift;
+    float sums[GEMM_LANES]; // whose sum is the denominator
+};
+
+enum { SOFTMAX_SLACK = 30 };
+
 typedef void gemm_function(const struct gemm_product *product);
 
 struct gemm_kernels {
@@ -76,12 +84,13 @@ struct gemm_kernels {
     void (*row_products)(enum dtype type, const void *rows, size_t row_bytes, int64_t row_count, bool round,
                          const float *x, int64_t depth, float *y);
 
-    // One step of attention's running softmax: for a row of scores [count] (a multiple of 16) and its running maximum
-    // (of scale * score, minus infinity at first) and sum, turns the scores into probabilities
-    // exp(scale * score - maximum), brings maximum and sum up to date and returns the factor by which what was summed
-    // before must be multiplied. Scores from [valid] on get probability 0. The probabilities go to [p] as bf16, or,
-    // where p is NULL, in place of the scores, rounded to bf16 with [round]. exp: relative error below 1e-6.
-    float (*softmax_row)(float *scores, int64_t valid, int64_t count, float scale, float *maximum, float *sum,
+    // One step of attention's running softmax: turns a row of scores [count] (a multiple of 16) into
+    // exp(scale * score - state->shift), adds them to the state's sums, and returns the factor by which what was summed
+    // before must be multiplied (so are the sums already). Scores from [valid] on get 0. The results go to [p] as bf16,
+    // or, where p is NULL, in place of the scores, rounded to bf16 with [round]. The shift need not be the maximum: it
+    // follows when a score exceeds it by more than SOFTMAX_SLACK, which keeps every result in range. exp: relative error
+    // below 1e-6 in f32, below 2e-4 (a twentieth of its rounding) where the result is bf16.
+    float (*softmax_row)(float *scores, int64_t valid, int64_t count, float scale, struct softmax *state,
                          bool round, uint16_t *p);
     void (*scale_row)(float *row, int64_t count, float factor); // row *= factor
 

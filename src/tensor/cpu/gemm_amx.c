@@ -11,7 +11,7 @@ enum {
     ROWS = 32,
     STEP = GEMM_DEPTH_STEP,
     AHEAD = 8,   // lines of the next panels that a step fetches
-    DEPTH = 256, // of a panel pair that stays in the first-level cache
+    DEPTH = 512, // of a panel pair that stays in the first-level cache
 };
 
 struct tile_config {
@@ -32,45 +32,102 @@ static void configure(int64_t first, int64_t second) {
     __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
 
-// Depths [at, end) of all segments for one block of tiles; sums start at 0 with [fresh].
-static inline __attribute__((always_inline)) void product_block(const struct gemm_product *p, int64_t row,
-                                                                int64_t panel, int64_t at, int64_t end,
-                                                                bool fresh, const char *ahead,
-                                                                const int halves, const int panels) {
+static inline void store_sums(float *c, int64_t c_stride, bool two_halves, bool two_panels) {
+    float *c2 = c + TILE_ROWS * c_stride;
+    _tile_stored(0, c, c_stride * 4);
+    if (two_panels) _tile_stored(1, c + GEMM_LANES, c_stride * 4);
+    if (two_halves) _tile_stored(2, c2, c_stride * 4);
+    if (two_halves && two_panels) _tile_stored(3, c2 + GEMM_LANES, c_stride * 4);
+}
+
+// Which sums a block of tiles forms: rows from [row], panels from [panel], depths [at, end) of all segments.
+struct block {
+    int64_t row, panel, at, end;
+    bool fresh;        // the sums start at 0
+    const char *ahead; // lines that are fetched on the way, or NULL
+};
+
+// A block at the edge: one or two halves, one or two panels.
+static inline __attribute__((always_inline)) void edge_block(const struct gemm_product *p, struct block block,
+                                                             const int halves, const int panels) {
     const int64_t row_bytes = p->row_stride * 2, c_bytes = p->c_stride * 4;
-    float *c = p->c + row * p->c_stride + panel * GEMM_LANES, *c2 = c + TILE_ROWS * p->c_stride;
-    if (fresh) {
+    float *c = p->c + block.row * p->c_stride + block.panel * GEMM_LANES, *c2 = c + TILE_ROWS * p->c_stride;
+    if (block.fresh) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
-        _tile_zero(3);
     } else {
         _tile_loadd(0, c, c_bytes);
         if (panels > 1) _tile_loadd(1, c + GEMM_LANES, c_bytes);
         if (halves > 1) _tile_loadd(2, c2, c_bytes);
-        if (halves > 1 && panels > 1) _tile_loadd(3, c2 + GEMM_LANES, c_bytes);
     }
     for (int s = 0; s < p->segment_count; s++) {
-        const char *a = (const char *)p->segments[s].rows + row * row_bytes, *a2 = a + TILE_ROWS * row_bytes;
-        const char *b = (const char *)p->segments[s].panels + panel * p->panel_stride * 2;
-        const char *b2 = b + p->panel_stride * 2;
-        for (int64_t d = at; d < end; d += STEP) {
+        const char *a = (const char *)p->segments[s].rows + block.row * row_bytes,
+                   *a2 = a + TILE_ROWS * row_bytes;
+        const char *b = (const char *)p->segments[s].panels + block.panel * p->panel_stride * 2;
+        for (int64_t d = block.at; d < block.end; d += STEP) {
             _tile_loadd(6, b + d * GEMM_LANES * 2, 64);
-            if (panels > 1) _tile_loadd(7, b2 + d * GEMM_LANES * 2, 64);
+            if (panels > 1) _tile_loadd(7, b + p->panel_stride * 2 + d * GEMM_LANES * 2, 64);
             _tile_loadd(4, a + d * 2, row_bytes);
             _tile_dpbf16ps(0, 4, 6);
             if (panels > 1) _tile_dpbf16ps(1, 4, 7);
             if (halves > 1) _tile_loadd(5, a2 + d * 2, row_bytes);
             if (halves > 1) _tile_dpbf16ps(2, 5, 6);
-            if (halves > 1 && panels > 1) _tile_dpbf16ps(3, 5, 7);
-            for (int i = 0; ahead && i < AHEAD; i++)
-                _mm_prefetch(ahead + d * GEMM_LANES * 2 + i * 64, _MM_HINT_T1);
         }
     }
-    _tile_stored(0, c, c_bytes);
-    if (panels > 1) _tile_stored(1, c + GEMM_LANES, c_bytes);
-    if (halves > 1) _tile_stored(2, c2, c_bytes);
-    if (halves > 1 && panels > 1) _tile_stored(3, c2 + GEMM_LANES, c_bytes);
+    store_sums(c, p->c_stride, halves > 1, panels > 1);
+}
+
+// A whole block. Its first step stores the sums of the block before ([before], NULL for none), each just before it is
+// needed, so that the products do not wait for the stores; its own sums stay in the tiles.
+static inline __attribute__((always_inline)) void
+whole_block(const struct gemm_product *p, struct block block, float *before, const bool fresh) {
+    const int64_t row_bytes = p->row_stride * 2, c_bytes = p->c_stride * 4;
+    float *c = p->c + block.row * p->c_stride + block.panel * GEMM_LANES, *c2 = c + TILE_ROWS * p->c_stride;
+    float *before2 = before + TILE_ROWS * p->c_stride;
+    const int64_t rows_at = block.row * row_bytes, panels_at = block.panel * p->panel_stride * 2;
+    const char *a = (const char *)p->segments[0].rows + rows_at + block.at * 2,
+               *a2 = a + TILE_ROWS * row_bytes;
+    const char *b = (const char *)p->segments[0].panels + panels_at + block.at * GEMM_LANES * 2;
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + p->panel_stride * 2, 64);
+    _tile_loadd(4, a, row_bytes);
+#define NEXT_SUMS(tile, from, to)                                                                            \
+    do {                                                                                                     \
+        if (before) _tile_stored(tile, from, c_bytes);                                                       \
+        if (fresh)                                                                                           \
+            _tile_zero(tile);                                                                                \
+        else                                                                                                 \
+            _tile_loadd(tile, to, c_bytes);                                                                  \
+    } while (0)
+    NEXT_SUMS(0, before, c);
+    _tile_dpbf16ps(0, 4, 6);
+    NEXT_SUMS(1, before + GEMM_LANES, c + GEMM_LANES);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a2, row_bytes);
+    NEXT_SUMS(2, before2, c2);
+    _tile_dpbf16ps(2, 5, 6);
+    NEXT_SUMS(3, before2 + GEMM_LANES, c2 + GEMM_LANES);
+    _tile_dpbf16ps(3, 5, 7);
+#undef NEXT_SUMS
+    int64_t d = block.at + STEP;
+    for (int s = 0; s < p->segment_count; s++, d = block.at) {
+        a = (const char *)p->segments[s].rows + rows_at;
+        a2 = a + TILE_ROWS * row_bytes;
+        b = (const char *)p->segments[s].panels + panels_at;
+        for (; d < block.end; d += STEP) {
+            _tile_loadd(6, b + d * GEMM_LANES * 2, 64);
+            _tile_loadd(7, b + p->panel_stride * 2 + d * GEMM_LANES * 2, 64);
+            _tile_loadd(4, a + d * 2, row_bytes);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a2 + d * 2, row_bytes);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+            for (int i = 0; block.ahead && i < AHEAD; i++)
+                _mm_prefetch(block.ahead + d * GEMM_LANES * 2 + i * 64, _MM_HINT_T1);
+        }
+    }
 }
 
 // What a block of rows fetches of the panels that come next: of the 2 x 16 lines of a step each of the first four blocks
@@ -80,36 +137,51 @@ static const char *lines_ahead(const struct gemm_product *p, int64_t row, int64_
                            ? (const char *)p->segments[0].panels + (panel + 2) * p->panel_stride * 2
                            : (const char *)p->next;
     const int64_t share = row / ROWS;
-    if (!next || p->segment_count > 1 || share >= 4 || p->panel_count % 2) return NULL;
+    if (!next || p->segment_count > 1 || share >= 4 || p->row_count < 4 * ROWS || p->panel_count % 2)
+        return NULL;
     return next + share / 2 * p->panel_stride * 2 + share % 2 * AHEAD * 64;
 }
 
-static void product_rows(const struct gemm_product *p, int64_t row, int64_t rows, int64_t panel, int64_t at,
-                         int64_t end) {
-    const char *ahead = lines_ahead(p, row, panel);
-    const bool two = p->panel_count - panel > 1, fresh = !p->accumulate && at == 0;
-    if (rows > TILE_ROWS && two)
-        product_block(p, row, panel, at, end, fresh, ahead, 2, 2);
-    else if (rows > TILE_ROWS)
-        product_block(p, row, panel, at, end, fresh, NULL, 2, 1);
-    else if (two)
-        product_block(p, row, panel, at, end, fresh, NULL, 1, 2);
-    else
-        product_block(p, row, panel, at, end, fresh, NULL, 1, 1);
+// Whole blocks of rows, depth block by depth block, so that the panels of one stay in the first-level cache while the
+// rows stream past.
+static void product_whole(const struct gemm_product *p, int64_t rows, int64_t panels) {
+    const int64_t step = p->segment_count > 1 || rows <= ROWS ? p->depth : DEPTH;
+    float *before = NULL;
+    for (int64_t panel = 0; panel < panels; panel += 2)
+        for (int64_t at = 0; at < p->depth; at += step)
+            for (int64_t row = 0; row < rows; row += ROWS) {
+                struct block block = {row,   panel,
+                                      at,    p->depth - at < step ? p->depth : at + step,
+                                      false, lines_ahead(p, row, panel)};
+                block.fresh = !p->accumulate && at == 0;
+                if (block.fresh)
+                    whole_block(p, block, before, true);
+                else
+                    whole_block(p, block, before, false);
+                before = p->c + row * p->c_stride + panel * GEMM_LANES;
+            }
+    if (before) store_sums(before, p->c_stride, true, true);
 }
 
-// Whole blocks of rows, depth block by depth block, so that the panels of one stay in the first-level cache while the
-// rows stream past; then the rows that are left.
 void gemm_product_bf16_amx(const struct gemm_product *p) {
-    const int64_t whole = p->row_count / ROWS * ROWS, left = p->row_count - whole;
-    const int64_t step = p->segment_count > 1 || whole <= ROWS ? p->depth : DEPTH;
-    if (whole > 0) configure(TILE_ROWS, TILE_ROWS);
-    for (int64_t panel = 0; panel < p->panel_count; panel += 2)
-        for (int64_t at = 0; at < p->depth; at += step)
-            for (int64_t row = 0; row < whole; row += ROWS)
-                product_rows(p, row, ROWS, panel, at, p->depth - at < step ? p->depth : at + step);
-    if (left > 0) configure(left < TILE_ROWS ? left : TILE_ROWS, left > TILE_ROWS ? left - TILE_ROWS : 1);
-    for (int64_t panel = 0; panel < p->panel_count && left > 0; panel += 2)
-        product_rows(p, whole, left, panel, 0, p->depth);
+    const int64_t rows = p->row_count / ROWS * ROWS, rows_left = p->row_count - rows;
+    const int64_t panels = p->panel_count / 2 * 2;
+    if (p->depth == 0) return;
+    if (rows > 0) configure(TILE_ROWS, TILE_ROWS);
+    if (rows > 0 && panels > 0) product_whole(p, rows, panels);
+    for (int64_t row = 0; row < rows && panels < p->panel_count; row += ROWS)
+        edge_block(p, (struct block){row, panels, 0, p->depth, !p->accumulate, NULL}, 2, 1);
+    if (rows_left > 0)
+        configure(rows_left < TILE_ROWS ? rows_left : TILE_ROWS,
+                  rows_left > TILE_ROWS ? rows_left - TILE_ROWS : 1);
+    for (int64_t panel = 0; panel < p->panel_count && rows_left > 0; panel += 1) {
+        const struct block block = {rows, panel, 0, p->depth, !p->accumulate, NULL};
+        if (rows_left > TILE_ROWS)
+            edge_block(p, block, 2, 1);
+        else if (p->panel_count - panel > 1)
+            edge_block(p, block, 1, 2), panel++;
+        else
+            edge_block(p, block, 1, 1);
+    }
     _tile_release();
 }

@@ -130,40 +130,43 @@ void gemm_pack_columns_bf16_avx512bf16(const uint16_t *from, int64_t row_stride,
 
 // --------------------------------------------------------------------------------------------------------- softmax
 
-// As gemm_softmax_row_avx512, in powers of two; the maximum is kept in the units of the scores times scale.
-float gemm_softmax_row_avx512bf16(float *scores, int64_t valid, int64_t count, float scale, float *maximum,
-                                  float *sum, bool round, uint16_t *p) {
-    if (!p) return gemm_softmax_row_avx512(scores, valid, count, scale, maximum, sum, round, p);
+// As gemm_softmax_row_avx512, in powers of two and one pass: only where a score turns out to exceed the shift by too much
+// (or nothing was summed yet) is the shift brought up to date, and the pass made again.
+float gemm_softmax_row_avx512bf16(float *scores, int64_t valid, int64_t count, float scale,
+                                  struct softmax *state, bool round, uint16_t *p) {
+    if (!p) return gemm_softmax_row_avx512(scores, valid, count, scale, state, round, p);
     const float log2_e = 0x1.715476p+0f;
-    __m512 most[2] = {_mm512_set1_ps(-INFINITY), _mm512_set1_ps(-INFINITY)};
+    float factor = state->shift == -INFINITY ? gemm_softmax_shift_avx512(scores, valid, scale, state) : 1;
     const int64_t whole = valid / (2 * LANES) * (2 * LANES);
-    for (int64_t i = 0; i < whole; i += 2 * LANES) {
-        most[0] = _mm512_max_ps(most[0], _mm512_loadu_ps(scores + i));
-        most[1] = _mm512_max_ps(most[1], _mm512_loadu_ps(scores + i + LANES));
+    for (;;) {
+        const __m512 by = _mm512_set1_ps(scale * log2_e), shift = _mm512_set1_ps(state->shift * log2_e);
+        __m512 total = _mm512_loadu_ps(state->sums), total2 = _mm512_setzero_ps();
+        __m512 most = _mm512_set1_ps(-INFINITY), most2 = most;
+        for (int64_t i = 0; i < whole; i += 2 * LANES) {
+            const __m512 t = _mm512_fmsub_ps(_mm512_loadu_ps(scores + i), by, shift);
+            const __m512 t2 = _mm512_fmsub_ps(_mm512_loadu_ps(scores + i + LANES), by, shift);
+            const __m512 a = exp2_512_short(t), b = exp2_512_short(t2);
+            most = _mm512_max_ps(most, t);
+            most2 = _mm512_max_ps(most2, t2);
+            total = _mm512_add_ps(total, a);
+            total2 = _mm512_add_ps(total2, b);
+            _mm512_storeu_si512(p + i, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+        }
+        for (int64_t i = whole; i < count; i += LANES) {
+            const __mmask16 mask = lanes_left(valid - i);
+            const __m512 t = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(mask, scores + i), by, shift);
+            const __m512 a = exp2_512_short(t);
+            most = _mm512_mask_max_ps(most, mask, most, t);
+            total = _mm512_mask_add_ps(total, mask, total, a);
+            _mm256_storeu_si256((__m256i *)(p + i), (__m256i)_mm512_maskz_cvtneps_pbh(mask, a));
+        }
+        const __m512 limit = _mm512_set1_ps(SOFTMAX_SLACK * log2_e);
+        if (!_mm512_cmp_ps_mask(_mm512_max_ps(most, most2), limit, _CMP_GT_OQ)) {
+            _mm512_storeu_ps(state->sums, _mm512_add_ps(total, total2));
+            return factor;
+        }
+        const float before = state->shift;
+        factor *= gemm_softmax_shift_avx512(scores, valid, scale, state);
+        if (!(state->shift > before)) state->shift = INFINITY; // an infinite score: the results are NaN
     }
-    for (int64_t i = whole; i < valid; i += LANES)
-        most[0] = _mm512_mask_max_ps(most[0], lanes_left(valid - i), most[0], _mm512_loadu_ps(scores + i));
-    const float before = *maximum;
-    const float now =
-        fmaxf(before, valid > 0 ? _mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1])) * scale : before);
-    const __m512 by = _mm512_set1_ps(scale * log2_e), shift = _mm512_set1_ps(now * log2_e);
-    __m512 totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int64_t i = 0; i < whole; i += 2 * LANES) {
-        const __m512 a = exp2_512(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), by, shift));
-        const __m512 b = exp2_512(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i + LANES), by, shift));
-        totals[0] = _mm512_add_ps(totals[0], a);
-        totals[1] = _mm512_add_ps(totals[1], b);
-        _mm512_storeu_si512(p + i, (__m512i)_mm512_cvtne2ps_pbh(b, a));
-    }
-    for (int64_t i = whole; i < count; i += LANES) {
-        const __mmask16 mask = lanes_left(valid - i);
-        const __m512 a = exp2_512(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(mask, scores + i), by, shift));
-        totals[0] = _mm512_mask_add_ps(totals[0], mask, totals[0], a);
-        _mm256_storeu_si256((__m256i *)(p + i), (__m256i)_mm512_maskz_cvtneps_pbh(mask, a));
-    }
-    const float factor =
-        before == now ? 1 : _mm512_cvtss_f32(exp2_512(_mm512_set1_ps((before - now) * log2_e)));
-    *sum = *sum * factor + _mm512_reduce_add_ps(_mm512_add_ps(totals[0], totals[1]));
-    *maximum = now;
-    return factor;
 }

@@ -13,7 +13,7 @@
     void gemm_transpose_##isa(const float *, int64_t, int64_t, int64_t, float *, int64_t);                   \
     void gemm_row_products_##isa(enum dtype, const void *, size_t, int64_t, bool, const float *, int64_t,    \
                                  float *);                                                                   \
-    float gemm_softmax_row_##isa(float *, int64_t, int64_t, float, float *, float *, bool, uint16_t *);      \
+    float gemm_softmax_row_##isa(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);      \
     void gemm_scale_row_##isa(float *, int64_t, float);                                                      \
     void gemm_bias_row_##isa(float *, const float *, int64_t);                                               \
     void gemm_store_row_##isa(const float *, int64_t, enum dtype, void *);                                   \
@@ -24,11 +24,14 @@ GEMM_DECLARE_F32(plain);
 GEMM_DECLARE_F32(avx2);
 GEMM_DECLARE_F32(avx512);
 
+// Brings the shift up to date with a row of scores; returns the factor for what was summed before.
+float gemm_softmax_shift_avx512(const float *scores, int64_t valid, float scale, struct softmax *state);
+
 void gemm_product_bf16_avx512bf16(const struct gemm_product *);
 void gemm_convert_bf16_avx512bf16(enum dtype, const void *, int64_t, uint16_t *);
 void gemm_pack_rows_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
 void gemm_pack_columns_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
-float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, float *, float *, bool, uint16_t *);
+float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);
 
 void gemm_product_bf16_amx(const struct gemm_product *);
 

@@ -93,21 +93,24 @@ void gemm_row_products_plain(enum dtype type, const void *rows, size_t row_bytes
     }
 }
 
-float gemm_softmax_row_plain(float *scores, int64_t valid, int64_t count, float scale, float *maximum,
-                             float *sum, bool round, uint16_t *p) {
-    float most = *maximum, total = 0;
+float gemm_softmax_row_plain(float *scores, int64_t valid, int64_t count, float scale, struct softmax *state,
+                             bool round, uint16_t *p) {
+    const float before = state->shift;
+    float most = -INFINITY, factor = 1;
     for (int64_t i = 0; i < valid; i++) most = fmaxf(most, scores[i] * scale);
+    if (most > before + SOFTMAX_SLACK || (before == -INFINITY && valid > 0)) {
+        state->shift = most;
+        factor = expf(before - most);
+        for (int i = 0; i < LANES; i++) state->sums[i] *= factor;
+    }
     for (int64_t i = 0; i < count; i++) {
-        const float value = i < valid ? expf(scores[i] * scale - most) : 0;
-        total += value;
+        const float value = i < valid ? expf(scores[i] * scale - state->shift) : 0;
+        state->sums[i % LANES] += value;
         if (p)
             p[i] = f32_to_bf16(value);
         else
             scores[i] = round ? bf16_to_f32(f32_to_bf16(value)) : value;
     }
-    const float factor = *maximum == most ? 1 : expf(*maximum - most);
-    *sum = *sum * factor + total;
-    *maximum = most;
     return factor;
 }
 

@@ -62,27 +62,37 @@ void gemm_row_products_avx512(enum dtype type, const void *rows, size_t row_byte
         dot_type(DTYPE_F32, rows, row_bytes, count, round, x, depth, y);
 }
 
-float gemm_softmax_row_avx512(float *scores, int64_t valid, int64_t count, float scale, float *maximum,
-                              float *sum, bool round, uint16_t *p) {
-    const __m512 by = _mm512_set1_ps(scale), lowest = _mm512_set1_ps(-INFINITY);
-    __m512 most = lowest, total = _mm512_setzero_ps();
-    for (int64_t i = 0; i < valid; i += LANES) {
-        const __m512 s = _mm512_mask_mul_ps(lowest, lanes_left(valid - i), _mm512_loadu_ps(scores + i), by);
-        most = _mm512_max_ps(most, s);
-    }
-    const float before = *maximum, now = fmaxf(before, _mm512_reduce_max_ps(most));
-    const __m512 shift = _mm512_set1_ps(now);
+// The largest of [valid] scores.
+static float largest(const float *scores, int64_t valid) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    for (int64_t i = 0; i < valid; i += LANES)
+        most = _mm512_mask_max_ps(most, lanes_left(valid - i), most, _mm512_loadu_ps(scores + i));
+    return _mm512_reduce_max_ps(most);
+}
+
+float gemm_softmax_shift_avx512(const float *scores, int64_t valid, float scale, struct softmax *state) {
+    const float before = state->shift, most = valid > 0 ? largest(scores, valid) * scale : -INFINITY;
+    if (!(most > before + SOFTMAX_SLACK) && !(before == -INFINITY && valid > 0)) return 1;
+    const float factor = _mm512_cvtss_f32(exp_512(_mm512_set1_ps(before - most)));
+    gemm_scale_row_avx512(state->sums, LANES, before == -INFINITY ? 0 : factor);
+    state->shift = most;
+    return factor;
+}
+
+float gemm_softmax_row_avx512(float *scores, int64_t valid, int64_t count, float scale, struct softmax *state,
+                              bool round, uint16_t *p) {
+    const float factor = gemm_softmax_shift_avx512(scores, valid, scale, state);
+    const __m512 by = _mm512_set1_ps(scale), shift = _mm512_set1_ps(state->shift);
+    __m512 total = _mm512_loadu_ps(state->sums);
     for (int64_t i = 0; i < count; i += LANES) {
         const __mmask16 mask = lanes_left(valid - i);
-        const __m512 s = _mm512_fmsub_ps(_mm512_loadu_ps(scores + i), by, shift);
+        const __m512 s = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(mask, scores + i), by, shift);
         __m512 value = _mm512_maskz_mov_ps(mask, exp_512(s));
         total = _mm512_add_ps(total, value);
         if (round) value = rounded(value);
         _mm512_storeu_ps(scores + i, value);
     }
-    const float factor = before == now ? 1 : _mm512_cvtss_f32(exp_512(_mm512_set1_ps(before - now)));
-    *sum = *sum * factor + _mm512_reduce_add_ps(total);
-    *maximum = now;
+    _mm512_storeu_ps(state->sums, total);
     return factor;
 }
 
