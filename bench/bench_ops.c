@@ -1,169 +1,120 @@
-// The operations one by one at the sizes of the klein-4B shape, beside the machine's own ceilings measured in the same
-// run. Every figure is the median of [rounds]; the ceiling is measured again before each group, because machines change.
+// The operations one by one at the sizes of the klein-4B shape, on every instruction set that is present (or the one named),
+// beside the machine's ceilings; where oneDNN is installed its products stand beside limn's.
 //
-//     bench_ops [threads [rounds]]
+//     bench_ops [threads [rounds [isa]]]
 #include "base/clock.h"
-#include "tensor/cpu/probe.h"
-#include "tensor/device.h"
-#include "tensor/ops.h"
+#include "cli/measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#ifdef LIMN_HAVE_DNNL_PRODUCT
-double dnnl_product_seconds(int64_t tokens, int64_t in, int64_t out, const void *x, const void *w, void *y,
-                            int rounds);
-#endif
+#ifdef LIMN_HAVE_DNNL
+#include <dnnl.h>
 
-struct bench {
-    struct device *device;
-    int rounds;
-    double ceiling; // bf16, flop/s
-};
-
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, by_value);
-    return values[count / 2];
-}
-
-static void *random_bf16(int64_t count, float size) {
-    uint16_t *values = aligned_alloc(64, ((size_t)count * 2 + 63) / 64 * 64);
-    if (!values) exit(1);
-    uint64_t state = 9;
-    for (int64_t i = 0; i < count; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        values[i] = f32_to_bf16(size * ((float)((double)(state >> 40) / (1 << 23)) - 1));
-    }
-    return values;
-}
-
-static void report(const struct bench *bench, const char *what, double flops, double *seconds) {
-    const double middle = median(seconds, bench->rounds);
-    printf("%-52s %9.3f ms %8.1f GFLOP/s  %5.1f %% of the ceiling\n", what, middle * 1e3,
-           flops / middle * 1e-9, 100 * flops / middle / bench->ceiling);
-    fflush(stdout);
-}
-
-static void measure_ceiling(struct bench *bench) {
-    double rates[3];
-    for (int i = 0; i < 3; i++) rates[i] = probe_products(bench->device, COMPUTE_BF16, 0.2);
-    bench->ceiling = median(rates, 3);
-    printf("ceiling (%s, registers): %.0f GFLOP/s\n", device_isa(bench->device), bench->ceiling * 1e-9);
-}
-
-static void bench_linear(struct bench *bench, int64_t tokens, int64_t in, int64_t out,
-                         enum epilogue_kind kind) {
-    struct device *device = bench->device;
-    void *weights = random_bf16(in * out, 0.02f), *x = random_bf16(tokens * in, 1);
-    const bool gated = kind == EPILOGUE_GATED_SILU, adds = kind == EPILOGUE_GATED_ADD;
-    const int64_t cols = gated ? out / 2 : out;
-    float *gate = calloc((size_t)cols, sizeof *gate);
-    void *y = calloc((size_t)(tokens * cols), adds ? 4 : 2);
-    const struct modulation modulation = {.end = tokens, .gate = gate};
-    const struct linear linear = {
-        .in = in,
-        .out = out,
-        .compute = COMPUTE_BF16,
-        .part_count = 1,
-        .parts = {{.data = weights, .type = DTYPE_BF16, .rows = out, .row_bytes = (size_t)in * 2}}};
-    const struct epilogue epilogue = {kind, &modulation, 1};
-    double seconds[64];
-    for (int i = -1; i < bench->rounds; i++) {
+// One product of oneDNN, y [tokens, out] = x [tokens, in] w [out, in]^T, all bf16. packed: the weights in the order that
+// oneDNN likes best, made beforehand. Returns false where oneDNN cannot.
+static bool dnnl_product(struct measure *measure, int64_t tokens, int64_t in, int64_t out, bool packed) {
+    const size_t mark = workspace_mark(measure->device);
+    void *x = measure_values(measure, tokens * in, 1), *w = measure_values(measure, in * out, 0.02f);
+    void *y = measure_values(measure, tokens * out, 1);
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    dnnl_memory_desc_t x_desc, w_desc, any_desc, y_desc;
+    dnnl_matmul_desc_t desc;
+    dnnl_primitive_desc_t primitive_desc;
+    dnnl_primitive_t product, reorder;
+    dnnl_memory_t x_memory, w_memory, y_memory, packed_memory;
+    const dnnl_dims_t x_dims = {tokens, in}, w_dims = {in, out}, y_dims = {tokens, out};
+    dnnl_engine_create(&engine, dnnl_cpu, 0);
+    dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
+    dnnl_memory_desc_init_by_tag(&x_desc, 2, x_dims, dnnl_bf16, dnnl_ab);
+    dnnl_memory_desc_init_by_tag(&w_desc, 2, w_dims, dnnl_bf16, dnnl_ba);
+    dnnl_memory_desc_init_by_tag(&any_desc, 2, w_dims, dnnl_bf16, dnnl_format_tag_any);
+    dnnl_memory_desc_init_by_tag(&y_desc, 2, y_dims, dnnl_bf16, dnnl_ab);
+    dnnl_matmul_desc_init(&desc, &x_desc, packed ? &any_desc : &w_desc, NULL, &y_desc);
+    if (dnnl_primitive_desc_create(&primitive_desc, &desc, NULL, engine, NULL) != dnnl_success) return false;
+    dnnl_primitive_create(&product, primitive_desc);
+    dnnl_memory_create(&x_memory, &x_desc, engine, x);
+    dnnl_memory_create(&w_memory, &w_desc, engine, w);
+    dnnl_memory_create(&y_memory, &y_desc, engine, y);
+    dnnl_memory_create(&packed_memory, dnnl_primitive_desc_query_md(primitive_desc, dnnl_query_weights_md, 0),
+                       engine, DNNL_MEMORY_ALLOCATE);
+    dnnl_primitive_desc_t reorder_desc;
+    dnnl_reorder_primitive_desc_create(&reorder_desc, &w_desc, engine,
+                                       dnnl_primitive_desc_query_md(primitive_desc, dnnl_query_weights_md, 0),
+                                       engine, NULL);
+    dnnl_primitive_create(&reorder, reorder_desc);
+    const dnnl_exec_arg_t pack[] = {{DNNL_ARG_FROM, w_memory}, {DNNL_ARG_TO, packed_memory}};
+    dnnl_primitive_execute(reorder, stream, 2, pack);
+    const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, x_memory},
+                                         {DNNL_ARG_WEIGHTS, packed ? packed_memory : w_memory},
+                                         {DNNL_ARG_DST, y_memory}};
+    double seconds[MEASURE_ROUNDS_MOST + 1];
+    for (int i = -1; i < measure->rounds; i++) {
         const double start = clock_seconds();
-        device->ops->linear(device, &linear, matrix_dense(x, DTYPE_BF16, tokens, in), &epilogue,
-                            matrix_dense(y, adds ? DTYPE_F32 : DTYPE_BF16, tokens, cols));
+        dnnl_primitive_execute(product, stream, 3, arguments);
+        dnnl_stream_wait(stream);
         if (i >= 0) seconds[i] = clock_seconds() - start;
     }
-    char name[96];
-    snprintf(name, sizeof name, "linear %lld x [%lld, %lld]%s", (long long)tokens, (long long)out,
-             (long long)in,
-             gated  ? " gated silu"
-             : adds ? " gated add"
-                    : "");
-    report(bench, name, 2.0 * (double)tokens * (double)in * (double)out, seconds);
-    if (tokens == 1)
-        printf("%52s %9.1f GB/s\n", "", (double)in * (double)out * 2 / median(seconds, bench->rounds) * 1e-9);
-#ifdef LIMN_HAVE_DNNL_PRODUCT
-    if (kind == EPILOGUE_STORE && tokens > 1) {
-        for (int i = 0; i < bench->rounds; i++)
-            seconds[i] = dnnl_product_seconds(tokens, in, out, x, weights, y, 1);
-        report(bench, "    oneDNN, whole matrices", 2.0 * (double)tokens * (double)in * (double)out, seconds);
+    char name[96], implementation[64];
+    const char *info = "";
+    dnnl_primitive_desc_query(primitive_desc, dnnl_query_impl_info_str, 0, (void *)&info);
+    snprintf(implementation, sizeof implementation, "%s", info);
+    snprintf(name, sizeof name, "  oneDNN %s, %lld: %lld -> %lld (%.20s)", packed ? "packed" : "as stored",
+             (long long)tokens, (long long)in, (long long)out, implementation);
+    measure_report(measure, name, 2.0 * (double)tokens * (double)in * (double)out, seconds);
+    dnnl_primitive_destroy(product);
+    dnnl_primitive_destroy(reorder);
+    dnnl_primitive_desc_destroy(reorder_desc);
+    dnnl_primitive_desc_destroy(primitive_desc);
+    dnnl_memory_destroy(x_memory);
+    dnnl_memory_destroy(w_memory);
+    dnnl_memory_destroy(y_memory);
+    dnnl_memory_destroy(packed_memory);
+    dnnl_stream_destroy(stream);
+    dnnl_engine_destroy(engine);
+    workspace_release(measure->device, mark);
+    return true;
+}
+
+// Pairs: limn's product, then oneDNN's two ways, at the same sizes.
+static void compare(struct measure *measure) {
+    static const int64_t sizes[][3] = {
+        {768, 3072, 9216}, {1536, 3072, 9216}, {1536, 12288, 3072}, {4608, 3072, 9216}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        measure_linear(measure, sizes[i][0], sizes[i][1], sizes[i][2], EPILOGUE_STORE);
+        if (!dnnl_product(measure, sizes[i][0], sizes[i][1], sizes[i][2], false) ||
+            !dnnl_product(measure, sizes[i][0], sizes[i][1], sizes[i][2], true))
+            puts("  oneDNN has no such product here");
     }
+}
+#else
+static void compare(struct measure *measure) {
+    puts("oneDNN is not installed: no comparison");
+}
 #endif
-    free(weights);
-    free(x);
-    free(y);
-    free(gate);
-}
-
-static void bench_attention(struct bench *bench, int64_t queries, int64_t keys, int heads, int kv_heads,
-                            int dim, bool causal) {
-    struct device *device = bench->device;
-    void *q = random_bf16(queries * heads * dim, 1), *k = random_bf16(keys * kv_heads * dim, 1);
-    void *v = random_bf16(keys * kv_heads * dim, 1), *out = random_bf16(queries * heads * dim, 1);
-    const struct attention attention = {
-        .heads = heads, .kv_heads = kv_heads, .head_dim = dim, .scale = 0.088f, .causal = causal};
-    double seconds[64];
-    for (int i = -1; i < bench->rounds; i++) {
-        const double start = clock_seconds();
-        device->ops->attention(device, &attention, matrix_dense(q, DTYPE_BF16, queries, (int64_t)heads * dim),
-                               matrix_dense(k, DTYPE_BF16, keys, (int64_t)kv_heads * dim),
-                               matrix_dense(v, DTYPE_BF16, keys, (int64_t)kv_heads * dim),
-                               matrix_dense(out, DTYPE_BF16, queries, (int64_t)heads * dim));
-        if (i >= 0) seconds[i] = clock_seconds() - start;
-    }
-    char name[96];
-    snprintf(name, sizeof name, "attention %lld x %lld, %d/%d x %d%s", (long long)queries, (long long)keys,
-             heads, kv_heads, dim, causal ? ", causal (half counted)" : "");
-    report(bench, name, (causal ? 2.0 : 4.0) * (double)queries * (double)keys * heads * dim, seconds);
-    free(q);
-    free(k);
-    free(v);
-    free(out);
-}
-
-static void bench_all(struct bench *bench) {
-    static const int64_t tokens[] = {768, 1536, 4608};
-    measure_ceiling(bench);
-    for (int i = 0; i < 3; i++) {
-        bench_linear(bench, tokens[i], 3072, 9216, EPILOGUE_STORE);
-        bench_linear(bench, tokens[i], 3072, 18432, EPILOGUE_GATED_SILU);
-        bench_linear(bench, tokens[i], 12288, 3072, EPILOGUE_GATED_ADD);
-        bench_linear(bench, tokens[i], 3072, 27648, EPILOGUE_STORE);
-    }
-    measure_ceiling(bench);
-    for (int64_t n = 1024; n <= 8192; n *= 2) bench_attention(bench, n, n, 24, 24, 128, false);
-    bench_attention(bench, 512, 512, 32, 8, 128, true);
-    measure_ceiling(bench);
-    for (int64_t n = 1; n <= 16; n *= 2) bench_linear(bench, n, 3072, 9216, EPILOGUE_STORE);
-}
 
 int main(int count, char **arguments) {
     struct error error = {0};
-    struct pool *pool = pool_open(count > 1 ? atoi(arguments[1]) : 2, &error);
-    struct bench bench = {.rounds = count > 2 ? atoi(arguments[2]) : 5};
-    if (!pool || bench.rounds < 1 || bench.rounds > 64) return 1;
-    const char *names[8];
+    const int threads = count > 1 ? atoi(arguments[1]) : 2, rounds = count > 2 ? atoi(arguments[2]) : 5;
+    const char *names[8] = {count > 3 ? arguments[3] : NULL};
     const int isas = count > 3 ? 1 : device_isa_list(names, 8);
-    if (count > 3) names[0] = arguments[3];
+    struct pool *pool =
+        threads >= 1 && rounds >= 1 && rounds <= MEASURE_ROUNDS_MOST ? pool_open(threads, &error) : NULL;
+    if (!pool) {
+        fprintf(stderr, "usage: bench_ops [threads [rounds [isa]]] %s\n", error.message);
+        return 2;
+    }
     for (int i = 0; i < isas; i++) {
-        const struct device_options options = {.pool = pool, .isa = names[i]};
-        bench.device = device_open_cpu(&options, &error);
-        if (!bench.device) {
+        struct measure measure;
+        if (!measure_open(&measure, pool, names[i], rounds, &error)) {
             fprintf(stderr, "%s\n", error.message);
             return 1;
         }
-        printf("f32 ceiling %.0f GFLOP/s, reading %.1f GB/s\n",
-               probe_products(bench.device, COMPUTE_F32, 0.3) * 1e-9,
-               probe_reading(bench.device, 0.5) * 1e-9);
-        bench_all(&bench);
-        device_close(bench.device);
+        measure_machine(&measure);
+        if (i == 0) compare(&measure);
+        measure_shapes(&measure, false);
+        measure_close(&measure);
     }
     pool_close(pool);
     return 0;
