@@ -116,7 +116,7 @@ class Limn:
         return load_file(out)
 
     def tokenize(self, folder, strings):
-        data = b"\0".join(s.encode() for s in strings)
+        data = b"".join(s.encode() + b"\0" for s in strings)
         run = subprocess.run([self.program, "tokenize", "--model", str(folder)], input=data, capture_output=True, timeout=120)
         if run.returncode:
             raise RuntimeError(f"limn tokenize: {run.stderr.decode(errors='replace').strip()[-300:]}")
