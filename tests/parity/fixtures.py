@@ -68,7 +68,8 @@ def check_run(program, file, isa, scratch):
     model = FIXTURES / file.name[: len("model-a")]
     out = scratch / "out.safetensors"
     out.unlink(missing_ok=True)
-    command = [program, "dump", "--model", model, "--prompt", options["prompt"], "--seed", options["seed"], "--isa", isa, "-o", out]
+    command = [program, "dump", "--model", model, "--prompt", options["prompt"], "--seed", options["seed"],
+               "--compute", "f32", "--isa", isa, "-o", out]
     for k in range(int(options["images"])):
         write_png(scratch / f"{k}.png", truth[f"image_{k}"])
         command += ["--image", scratch / f"{k}.png"]

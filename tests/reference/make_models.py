@@ -42,7 +42,7 @@ MODELS = {
     "b": dict(
         seed=2, heads=2, head_dim=32, axes=[8, 8, 8, 8], double=2, single=2, mlp_ratio=3.0, guidance=False,
         latent=4, vae=[16, 32, 32, 32], decoder=None, groups=8, layers_per_block=1,
-        text=text_shape(48, 4, 4, 4, 96, "model.", "mistral", theta=1e6, eps=1e-6, new_rope=True),
+        text=text_shape(48, 4, 3, 3, 96, "model.", "mistral", theta=1e6, eps=1e-6, new_rope=True),
         taps=[3], length=64, vocabulary=512, pattern="tekken", ignore_merges=True, shards=1,
         limn=dict(default_size="64x64", steps=4, guidance=1.0, reference_area=96 * 96),
     ),
