@@ -175,6 +175,11 @@ def fuzz(seconds):
     return step
 
 
+def parity():
+    python = environment("parity", ROOT / "tests/parity/requirements.txt")
+    return counted([python, "tests/parity/fixtures.py", "--limn", BUILD / "release" / "limn"], timeout=900)
+
+
 def api():
     python = environment("api", ROOT / "tests/api/requirements.txt")
     node = ROOT / "tests/api/node"
@@ -214,6 +219,7 @@ def steps_for(options):
             ("build debug (sanitizers)", build("debug")), ("unit tests, sanitizers", unit("debug")),
             ("build plain", build("plain")), ("unit tests, plain C", unit("plain")),
             ("arm64 compiles", cross),
+            ("parity", parity),
             ("fuzz", fuzz(300 if options.long else 10)),
             ("api", api),
             ("judge", judge), ("judged pictures", judged_pictures)]
