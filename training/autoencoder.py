@@ -1,0 +1,162 @@
+"""Trains the autoencoder's decoder on pictures of the world.
+
+The encoder is not trained: analysis.py writes a fixed linear map into it. So the latents are known before any training,
+the transformer can train beside the decoder, and a decoder step costs no encoder. The decoder sees its latents with
+noise added, so that small errors of the transformer do not show.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLFlux2
+
+from training.analysis import analyse, build_encoder
+from training.common import Clock, Ema, Mixer, Muon, load, run_workers, save, setup
+from training.fast import quicken
+from training.latents import normalisation
+from training.world import draw, scenes
+
+CONFIG = dict(block_out_channels=(16, 32, 64, 128), layers_per_block=1, latent_channels=32, norm_num_groups=8,
+              sample_size=128, mid_block_add_attention=True)
+
+
+def pictures(rng, n):
+    return np.stack([draw.draw(scenes.random_scene(rng)) for _ in range(n)])
+
+
+def to_tensor(u8, device):
+    x = torch.from_numpy(u8).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def encode_mean(vae, x):
+    return vae.quant_conv(vae.encoder(x))[:, :CONFIG["latent_channels"]]
+
+
+def decode(vae, z):
+    return vae.decoder(vae.post_quant_conv(z))
+
+
+def build(mean, var):
+    """The autoencoder with its fixed encoder and statistics, the decoder untrained."""
+    vae = AutoencoderKLFlux2(**CONFIG)
+    build_encoder(vae)
+    vae.bn.running_mean.copy_(torch.from_numpy(mean).float())
+    vae.bn.running_var.copy_(torch.from_numpy(var).float())
+    return vae
+
+
+def trained(vae):
+    return list(vae.decoder.parameters()) + list(vae.post_quant_conv.parameters())
+
+
+def psnr(vae, u8, device, batch=16):
+    """Mean over pictures of the peak signal-to-noise ratio in dB after a trip through the autoencoder."""
+    out = []
+    with torch.no_grad():
+        for i in range(0, len(u8), batch):
+            z = torch.from_numpy(analyse(u8[i:i + batch])).to(device)
+            y = decode(vae, z).clamp(-1, 1)
+            mse = ((to_tensor(u8[i:i + batch], device) - y) / 2).square().mean((1, 2, 3))
+            out += (-10 * torch.log10(mse)).tolist()
+    return float(np.mean(out))
+
+
+def work(rank, a, shared, lock):
+    dev = setup(a.device, 1 if shared is not None else a.threads)
+    torch.manual_seed(rank)
+    mean, var = normalisation()
+    vae = build(mean, var).to(dev).to(memory_format=torch.channels_last).eval()
+    spread = torch.from_numpy(np.sqrt(var + 1e-4)).float().view(32, 4).mean(1).view(1, 32, 1, 1).to(dev)
+    if dev.type == "cpu":
+        quicken(vae)
+    params = trained(vae)
+    wide = [p for p in params if p.dim() > 1 and min(p.flatten(1).shape) >= 16]
+    muon = Muon(wide)
+    chosen = {id(p) for p in wide}
+    opt = torch.optim.AdamW([p for p in params if id(p) not in chosen], lr=a.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    ema = Ema(params, 0.998)
+    step, done = 0, 0.0
+    if (ck := load(a.out)) is not None:
+        vae.load_state_dict(ck["raw"])
+        if "muon" in ck:
+            opt.load_state_dict(ck["opt"])
+            for b, c in zip(muon.buf, ck["muon"]):
+                b.copy_(c)
+        ema.avg, ema.steps, step, done = ck["ema"], ck["step"], ck["step"], ck["share"]
+    mixer = Mixer(params, shared, lock)
+    rng = np.random.default_rng(1000 + step * 7 + rank)
+    held = np.stack([draw.draw(scenes.random_scene(np.random.default_rng(10 ** 6 + i), True)) for i in range(64)])
+    clock = Clock(a.minutes * 60)
+    last, t0, run, seen = time.time(), time.time(), 0.0, 0
+
+    def checkpoint(share):
+        raw = {k: v.clone() for k, v in vae.state_dict().items()}
+        ema.copy_to(params)
+        print(f"step {step} held-out psnr {psnr(vae, held, dev):.2f} dB", flush=True)
+        save(a.out, {"model": vae.state_dict(), "raw": raw, "opt": opt.state_dict(), "ema": ema.avg, "muon": muon.buf,
+                     "step": step, "share": share, "config": CONFIG})
+        vae.load_state_dict(raw)
+
+    while True:
+        share = done + (1 - done) * clock.share()
+        if share >= 1:
+            break
+        rate = min(1, (step + 1) / 100) * (1 if share < 0.5 else max(0.02, 2 * (1 - share)))
+        for g in opt.param_groups:
+            g["lr"] = a.lr * rate
+        u8 = pictures(rng, a.batch)
+        if share < a.crops:
+            corner = rng.integers(0, 65, (2 * len(u8), 2))
+            u8 = np.stack([u8[i // 2][r:r + 64, c:c + 64] for i, (r, c) in enumerate(corner)])
+        x = to_tensor(u8, dev)
+        z = torch.from_numpy(analyse(u8)).to(dev)
+        z = z + torch.randn_like(z) * torch.rand(len(z), 1, 1, 1, device=dev) * a.noise * spread
+        with torch.autocast(dev.type, torch.bfloat16):
+            y = decode(vae, z.contiguous(memory_format=torch.channels_last))
+        d = y.float() - x
+        loss = d.square().mean() + 0.1 * d.abs().mean()
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
+        muon.step(a.lr * rate)
+        step, seen = step + 1, seen + a.batch
+        mixer.mix(step)
+        ema.update(params)
+        run = 0.98 * run + 0.02 * float(d.detach().square().mean() / 4)
+        if rank == 0 and step % 50 == 0:
+            print(f"step {step} {clock.spent():.0f}s loss {loss.item():.5f} "
+                  f"train psnr (noisy latents) {-10 * np.log10(run / (1 - 0.98 ** step)):.2f} "
+                  f"{seen / (time.time() - t0):.1f} pictures/s a worker", flush=True)
+            t0, seen = time.time(), 0
+        if rank == 0 and time.time() - last > 180:
+            checkpoint(share)
+            last = t0 = time.time()
+            seen = 0
+    if rank == 0:
+        checkpoint(1.0)
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--device", default="cpu")
+    ap.add_argument("--threads", type=int, default=2, help="threads, where there is one worker")
+    ap.add_argument("--workers", type=int, default=1, help="one-thread workers that share the model (CPU)")
+    ap.add_argument("--minutes", type=float, default=25)
+    ap.add_argument("--batch", type=int, default=16)
+    ap.add_argument("--lr", type=float, default=2e-3)
+    ap.add_argument("--crops", type=float, default=0.7,
+                    help="share of the time spent on 64 x 64 crops, two a picture: four times the steps in the same time")
+    ap.add_argument("--noise", type=float, default=0.2, help="largest noise on the latents, in normalised units")
+    ap.add_argument("--out", default="build/training/autoencoder.pt")
+    a = ap.parse_args()
+    numel = sum(p.numel() for p in trained(AutoencoderKLFlux2(**CONFIG)))
+    print("parameters", numel, flush=True)
+    run_workers(work, a, numel, a.workers)
+
+
+if __name__ == "__main__":
+    main()
