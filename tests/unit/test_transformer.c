@@ -206,20 +206,20 @@ static void same_bytes_on_any_number_of_threads(void **state) {
 
 // More rows than a chunk holds give what few rows give: rows do not know of chunks. The sequence is made long by text.
 static void long_sequences(void **state) {
-    enum { TEXT = 2500, WIDTH = 24 };
+    enum { TEXT = 1200, REFERENCES = 30 * 30, WIDTH = 24 }; // above the 2048 rows of a chunk
     struct error error = {0};
     struct machine machine = machine_open(2, NULL);
     struct transformer *transformer = transformer_open(FIXTURES "model-b", machine.device, &error);
     assert_ok(transformer, error);
     const struct transformer_shape *shape = transformer_shape(transformer);
-    struct token_grid grids[2] = {{2, 2, 0}, {40, 60, 10}};
+    struct token_grid grids[2] = {{2, 2, 0}, {30, 30, 10}};
     int64_t channels = shape->in_channels;
     assert_int_equal(shape->context, WIDTH);
-    float *embeds = calloc(TEXT * WIDTH, sizeof *embeds), *references = calloc(2400 * 64, sizeof *references);
+    float *embeds = calloc(TEXT * WIDTH, sizeof *embeds), *references = calloc(REFERENCES * 64, sizeof *references);
     float latents[4 * 64], once[4 * 64], swapped[4 * 64];
     for (int64_t i = 0; i < 4 * channels; i++) latents[i] = sinf((float)i);
     for (int64_t i = 0; i < TEXT * WIDTH; i++) embeds[i] = cosf((float)(i % 1009));
-    for (int64_t i = 0; i < 2400 * channels; i++) references[i] = sinf((float)(i % 613));
+    for (int64_t i = 0; i < REFERENCES * channels; i++) references[i] = sinf((float)(i % 613));
     struct transformer_run *run =
         transformer_begin(transformer, COMPUTE_F32, TEXT, embeds, 2, grids, references, &error);
     assert_ok(run, error);
