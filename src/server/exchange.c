@@ -200,6 +200,7 @@ static struct exchange *open_exchange(struct server *server, struct MHD_Connecti
     exchange->started = clock_seconds();
     exchange->next = server->exchanges;
     server->exchanges = exchange;
+    exchange_watch(exchange);
     return exchange;
 }
 
@@ -224,6 +225,7 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     struct server *server = context;
     if (!exchange) return;
     *request = NULL;
+    exchange_unwatch(exchange);
     struct exchange **link = &server->exchanges;
     while (*link && *link != exchange) link = &(*link)->next;
     if (*link) *link = exchange->next;

@@ -76,6 +76,10 @@ enum MHD_Result respond_response(struct exchange *exchange, int status,
 // Parks the connection until the answer of [exchange]->id comes.
 enum MHD_Result exchange_suspend(struct exchange *exchange);
 
+// Asks to be told when the client closes its end of the socket; again after it was told.
+void exchange_watch(struct exchange *exchange);
+void exchange_unwatch(struct exchange *exchange);
+
 // Writes "http://host:port" as the client named it (or public_url).
 void exchange_base_url(struct exchange *exchange, char *url, size_t size);
 

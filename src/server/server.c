@@ -55,8 +55,17 @@ static void post(void *context, const char *id, struct gateway_answer *answer) {
     (void)written;
 }
 
-static void unwatch(struct server *server, struct exchange *exchange) {
-    if (exchange->watched >= 0) epoll_ctl(server->epoll, EPOLL_CTL_DEL, exchange->watched, NULL);
+void exchange_watch(struct exchange *exchange) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data = {.ptr = exchange}};
+    int how = exchange->watched < 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    if (info && epoll_ctl(exchange->server->epoll, how, info->connect_fd, &event) == 0)
+        exchange->watched = info->connect_fd;
+}
+
+void exchange_unwatch(struct exchange *exchange) {
+    if (exchange->watched >= 0) epoll_ctl(exchange->server->epoll, EPOLL_CTL_DEL, exchange->watched, NULL);
     exchange->watched = -1;
 }
 
@@ -65,7 +74,7 @@ static void hand_out(struct server *server, struct letter *letter) {
     while (exchange && strcmp(exchange->id, letter->id)) exchange = exchange->next;
     if (exchange && exchange->state == EXCHANGE_WAITING) {
         exchange->answer = letter->answer;
-        unwatch(server, exchange);
+        exchange_unwatch(exchange);
         MHD_resume_connection(exchange->connection);
     } else {
         buffer_free(&letter->answer.body);
@@ -89,21 +98,18 @@ static void empty_mailbox(struct server *server) {
 }
 
 enum MHD_Result exchange_suspend(struct exchange *exchange) {
-    struct server *server = exchange->server;
     exchange->state = EXCHANGE_WAITING;
     MHD_suspend_connection(exchange->connection);
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data = {.ptr = exchange}};
-    if (info && epoll_ctl(server->epoll, EPOLL_CTL_ADD, info->connect_fd, &event) == 0)
-        exchange->watched = info->connect_fd;
+    exchange_watch(exchange);
     return MHD_YES;
 }
 
-// A client that left: its job is cancelled; the connection goes when the answer comes.
+// A client has closed its end. One that waited loses its job; the connection goes when the answer comes. One that was still
+// sending: libmicrohttpd's edge-triggered set misses an end that comes together with the last bytes, so it is woken once more.
 static void client_left(struct server *server, struct exchange *exchange) {
+    if (exchange->state == EXCHANGE_READING) shutdown(exchange->watched, SHUT_RD);
+    if (exchange->state != EXCHANGE_WAITING) return;
     exchange->gone = true;
-    unwatch(server, exchange);
     gateway_cancel(server->gateway, exchange->id);
 }
 

@@ -94,6 +94,19 @@ def test_client_that_leaves_while_sending(server):
     until(lambda: not server.spool_files(), 10, "a clean spool")
 
 
+def test_end_that_comes_with_the_last_bytes(server):
+    """Half a request and its end in one go: the connection is closed then, not when it has been idle for long."""
+    def descriptors():
+        return len(list(pathlib.Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+    before = descriptors()
+    for _ in range(50):
+        with socket.create_connection(server.url.removeprefix("http://").split(":"), timeout=60) as connection:
+            connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+                               b"\r\nContent-Length: 100\r\n\r\n{")
+    until(lambda: descriptors() < before + 10, 10, "closed connections")
+
+
 def test_killed_worker(server):
     started = server.health()["workers_started"]
     result = in_background(lambda: server.client.images.generate(prompt="slow", n=10, size="1024x1024",
