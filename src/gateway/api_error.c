@@ -69,9 +69,10 @@ bool api_error_from(struct api_error *to, const struct error *from) {
     case ERROR_UNAVAILABLE:
         code = API_WORKER_DIED;
         break;
-    case ERROR_IO:
-        code = strstr(from->message, strerror(ENOSPC)) ? API_STORAGE_FULL : API_INTERNAL_ERROR;
-        break;
+    case ERROR_IO: // the server's own files: their paths are not the client's business
+        if (strstr(from->message, strerror(ENOSPC)))
+            return api_error_set(to, API_STORAGE_FULL, "", "the server has no room left to store pictures");
+        return api_error_set(to, API_INTERNAL_ERROR, "", "the server cannot read or write a file of its own");
     default:
         break;
     }

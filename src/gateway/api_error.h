@@ -46,7 +46,8 @@ struct api_error {
 bool api_error_set(struct api_error *error, enum api_code code, const char *param, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-// The same from an error of the layers below: a wrong input is INVALID_REQUEST, and so on.
+// The same from an error of the layers below: a wrong input is INVALID_REQUEST, and so on. Messages about the server's own
+// files are replaced by plain ones.
 bool api_error_from(struct api_error *to, const struct error *from);
 
 // Appends {"error":{"message","type","param","code"[,"openai_code"]}}. False when memory is gone.

@@ -66,8 +66,7 @@ static bool add_members(struct buffer *out, json_t *object) {
     return good;
 }
 
-bool deliver(const struct delivery *d, struct buffer *out, struct api_error *error) {
-    struct error cause = {0};
+bool deliver(const struct delivery *d, struct buffer *out, struct error *error) {
     char size[32];
     snprintf(size, sizeof size, "%dx%d", d->pictures[0].width, d->pictures[0].height);
     json_t *head =
@@ -76,12 +75,10 @@ bool deliver(const struct delivery *d, struct buffer *out, struct api_error *err
                   image_format_name(d->request->format), "quality", "auto", "background", "opaque");
     bool good =
         buffer_add_string(out, "{") && add_members(out, head) && buffer_add_string(out, ",\"data\":[");
-    for (int i = 0; good && i < d->count; i++) good = add_picture(d, i, out, &cause);
+    for (int i = 0; good && i < d->count; i++) good = add_picture(d, i, out, error);
     good =
         good && buffer_add_string(out, "],") &&
         add_members(out, json_pack("{s:o?, s:o?}", "usage", usage_of(d->done), "metadata", metadata_of(d))) &&
         buffer_add_string(out, "}");
-    if (good) return true;
-    error_set(&cause, ERROR_MEMORY, "no memory for the answer");
-    return api_error_from(error, &cause);
+    return good || error_set(error, ERROR_MEMORY, "no memory for the answer");
 }

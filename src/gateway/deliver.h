@@ -23,6 +23,6 @@ struct delivery {
 };
 
 // Appends the answer to [out]: base64 of each file, or its URL, for which it is moved into media.
-bool deliver(const struct delivery *delivery, struct buffer *out, struct api_error *error);
+bool deliver(const struct delivery *delivery, struct buffer *out, struct error *error);
 
 #endif

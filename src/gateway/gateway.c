@@ -95,10 +95,13 @@ static void on_done(struct gateway *gateway, struct work *work, const struct que
     struct delivery delivery = {
         work->request,           work->pictures,          work->picture_count, event,         gateway->model,
         gateway->provider->slug, gateway->provider->name, work->base_url,      gateway->media};
+    struct error error = {0};
     if (work->picture_count != work->request->count)
-        api_error_set(&answer.error, API_OUT_OF_MEMORY, "", "no memory for the pictures");
-    else
-        deliver(&delivery, &answer.body, &answer.error);
+        error_set(&error, ERROR_MEMORY, "no memory for the pictures");
+    if (error.kind != ERROR_NONE || !deliver(&delivery, &answer.body, &error)) {
+        log_warning(gateway->log, "%s: %s", work->request->id, error.message);
+        api_error_from(&answer.error, &error);
+    }
     finish(gateway, work, &answer);
 }
 

@@ -38,12 +38,13 @@ def until(condition, seconds=30, what="the condition"):
 class Server:
     """`limn serve` on a free port, with a state folder of its own."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, before=()):
+        """before: words in front of the program's own, for a namespace of its own."""
         self.state = folder
         self.lines = []
         environment = dict(os.environ, XDG_STATE_HOME=str(folder))
         self.process = subprocess.Popen(
-            [LIMN, "serve", "--model", model_folder(), "--port", "0", *options], env=environment,
+            [*before, LIMN, "serve", "--model", model_folder(), "--port", "0", *options], env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         threading.Thread(target=self.read, daemon=True).start()
         self.url = until(self.find_url, 120, "the server's greeting")
@@ -122,8 +123,8 @@ def own_server(tmp_path):
     """Starts servers with options; each is stopped at the end."""
     started = []
 
-    def start(*options):
-        started.append(Server(tmp_path / f"state-{len(started)}", *options))
+    def start(*options, before=()):
+        started.append(Server(tmp_path / f"state-{len(started)}", *options, before=before))
         return started[-1]
 
     yield start

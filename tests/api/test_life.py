@@ -240,6 +240,30 @@ def test_media_outlives_a_restart(own_server, tmp_path):
     connection.close()
 
 
+def test_full_disk(own_server, tmp_path):
+    """Everything that the server stores lies on a file system of 600 KiB, mounted in a namespace of its own."""
+    full = tmp_path / "state-0"
+    full.mkdir()
+    before = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=600k tmpfs "{full}" && exec "$@"', "sh")
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    server = own_server(before=before)
+    with pytest.raises(openai.APIStatusError) as caught:
+        server.client.images.edit(image=b"x" * 900_000, prompt="a")
+    assert caught.value.status_code == 507 and caught.value.code == "STORAGE_FULL"
+    # The process's own view of the mount; filled to the last page.
+    filler = pathlib.Path(f"/proc/{server.process.pid}/root{full}/filler")
+    with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    for response_format in ("url", "b64_json"):
+        with pytest.raises(openai.APIStatusError) as caught:
+            server.client.images.generate(prompt="a", size=SMALL, response_format=response_format)
+        assert caught.value.code == "STORAGE_FULL" and str(full) not in str(caught.value)
+    filler.unlink()
+    assert draws(server)
+
+
 def run(*options, **environment):
     return subprocess.run([LIMN, "serve", *options], env=dict(os.environ, **environment), capture_output=True, text=True,
                           timeout=60)
