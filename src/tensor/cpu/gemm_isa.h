@@ -21,8 +21,16 @@
     void gemm_gated_silu_row_##isa(const float *, const float *, int64_t, enum dtype, void *)
 
 GEMM_DECLARE_F32(plain);
-GEMM_DECLARE_F32(avx2);
 GEMM_DECLARE_F32(avx512);
+
+// AVX2 has these of its own and takes the others from the plain ones.
+void gemm_product_f32_avx2(const struct gemm_product *);
+void gemm_convert_f32_avx2(enum dtype, const void *, int64_t, bool, float *);
+void gemm_row_products_avx2(enum dtype, const void *, size_t, int64_t, bool, const float *, int64_t, float *);
+float gemm_softmax_row_avx2(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);
+void gemm_scale_row_avx2(float *, int64_t, float);
+void gemm_store_row_avx2(const float *, int64_t, enum dtype, void *);
+void gemm_gated_silu_row_avx2(const float *, const float *, int64_t, enum dtype, void *);
 
 // Brings the shift up to date with a row of scores; returns the factor for what was summed before.
 float gemm_softmax_shift_avx512(const float *scores, int64_t valid, float scale, struct softmax *state);
