@@ -438,8 +438,10 @@ static int run_job(struct generate_job *job, struct limn_image *references) {
     else if (interrupted) {
         fprintf(stderr, "limn: interrupted\n");
         status = 130;
-    } else if (!job->preview_failed)
-        fprintf(stderr, "limn: %s%s%s\n", error.field, error.field[0] ? ": " : "", error.message);
+    } else if (!job->preview_failed) {
+        bool named = !error.field[0] || !strncmp(error.message, error.field, strlen(error.field));
+        fprintf(stderr, "limn: %s%s%s\n", named ? "" : error.field, named ? "" : ": ", error.message);
+    }
     limn_result_free(result);
     limn_close(model);
     return status;
