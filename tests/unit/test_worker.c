@@ -1,0 +1,305 @@
+// The real worker behind the queue, on a tiny model of the fixtures: this program, executed anew as `worker`, is `limn worker`.
+#include "base/clock.h"
+#include "base/file.h"
+#include "cli/commands.h"
+#include "image/image.h"
+#include "queue/queue.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#define MODEL LIMN_SOURCE_DIR "/tests/fixtures/model-a"
+
+struct picture {
+    char file[128];
+    int index, step, width, height;
+    uint64_t seed;
+};
+
+struct bench {
+    struct queue *queue;
+    char spool[64], program[512];
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int started, progress, images, previews, ended;
+    struct picture pictures[16], preview[16];
+    struct queue_event last; // DONE or FAILED
+};
+
+static void keep(struct picture *picture, const struct queue_event *event) {
+    *picture = (struct picture){.index = event->image,
+                                .step = event->step,
+                                .width = event->width,
+                                .height = event->height,
+                                .seed = event->seed};
+    snprintf(picture->file, sizeof picture->file, "%s", event->file);
+}
+
+static void listener(void *context, const struct queue_event *event) {
+    struct bench *bench = context;
+    pthread_mutex_lock(&bench->lock);
+    if (event->kind == QUEUE_STARTED) bench->started++;
+    if (event->kind == QUEUE_PROGRESS) bench->progress++;
+    if (event->kind == QUEUE_IMAGE) keep(&bench->pictures[bench->images++ % 16], event);
+    if (event->kind == QUEUE_PREVIEW) keep(&bench->preview[bench->previews++ % 16], event);
+    if (event->kind == QUEUE_DONE || event->kind == QUEUE_FAILED) {
+        bench->ended++;
+        bench->last = *event;
+    }
+    pthread_cond_broadcast(&bench->changed);
+    pthread_mutex_unlock(&bench->lock);
+}
+
+static int set_up_model(void **state, const char *model) {
+    struct bench *bench = calloc(1, sizeof *bench);
+    struct error error = {0};
+    assert_non_null(bench);
+    pthread_mutex_init(&bench->lock, NULL);
+    pthread_cond_init(&bench->changed, NULL);
+    snprintf(bench->spool, sizeof bench->spool, "/tmp/limn-test-worker-XXXXXX");
+    assert_non_null(mkdtemp(bench->spool));
+    assert_true(readlink("/proc/self/exe", bench->program, sizeof bench->program - 1) > 0);
+    struct queue_options options = {.program = bench->program,
+                                    .model_folder = model,
+                                    .spool_folder = bench->spool,
+                                    .threads = 2,
+                                    .compute = "f32",
+                                    .depth = 4,
+                                    .lease_seconds = 60};
+    bench->queue = queue_open(&options, listener, bench, &error);
+    assert_non_null(bench->queue);
+    *state = bench;
+    return 0;
+}
+
+static int set_up(void **state) {
+    return set_up_model(state, MODEL);
+}
+
+static int tear_down(void **state) {
+    struct bench *bench = *state;
+    queue_close(bench->queue);
+    if (rmdir(bench->spool)) fail_msg("%s: %s", bench->spool, strerror(errno)); // nothing is left behind
+    free(bench);
+    return 0;
+}
+
+static void wait_for(struct bench *bench, const int *counter, int wanted) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 120;
+    int bad = 0;
+    pthread_mutex_lock(&bench->lock);
+    while (*counter < wanted && !bad) bad = pthread_cond_timedwait(&bench->changed, &bench->lock, &until);
+    int got = *counter;
+    pthread_mutex_unlock(&bench->lock);
+    if (got < wanted) fail_msg("%d of %d events after 120 s", got, wanted);
+}
+
+static struct queue_job job_of(const char *id, const char *prompt) {
+    return (struct queue_job){
+        .id = id, .prompt = prompt, .count = 1, .guidance = -1, .output_format = "png", .output_quality = -1};
+}
+
+static void run(struct bench *bench, const struct queue_job *job) {
+    struct error error = {0};
+    if (!queue_submit(bench->queue, job, &error)) fail_msg("%s", error.message);
+    wait_for(bench, &bench->ended, 1);
+    bench->ended = 0;
+}
+
+static void must_be_done(struct bench *bench) {
+    if (bench->last.kind != QUEUE_DONE)
+        fail_msg("%s: %s", bench->last.error.field, bench->last.error.message);
+}
+
+// Decodes a picture of the spool and removes its file.
+static void take(struct bench *bench, const struct picture *picture, struct image *image) {
+    char path[256], *data;
+    size_t size;
+    struct error error = {0};
+    snprintf(path, sizeof path, "%s/%s", bench->spool, picture->file);
+    if (!file_read(path, 1 << 24, &data, &size, &error) ||
+        !image_decode("x", data, size, 0, false, image, &error))
+        fail_msg("%s", error.message);
+    free(data);
+    assert_int_equal(image->width, picture->width);
+    assert_int_equal(image->height, picture->height);
+    unlink(path);
+}
+
+static void write_spool(struct bench *bench, const char *name, const void *data, size_t size) {
+    char path[256];
+    struct error error = {0};
+    snprintf(path, sizeof path, "%s/%s", bench->spool, name);
+    if (!file_write(path, data, size, &error)) fail_msg("%s", error.message);
+}
+
+static void remove_spool(struct bench *bench, const char *name) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", bench->spool, name);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_pictures_and_previews(void **state) {
+    struct bench *bench = *state;
+    struct queue_job job = job_of("job-draw", "a red circle");
+    job.width = 80, job.height = 64, job.deliver_width = 70, job.deliver_height = 60;
+    job.count = 2, job.seed = 41, job.preview_count = 2;
+    run(bench, &job);
+    must_be_done(bench);
+    assert_int_equal(bench->started, 1);
+    assert_true(bench->progress >= 4);
+    assert_int_equal(bench->images, 2);
+    assert_int_equal(bench->previews, 4); // two of each picture
+    assert_true(bench->preview[0].step < bench->preview[1].step);
+    struct image first, second, preview;
+    take(bench, &bench->pictures[0], &first);
+    take(bench, &bench->pictures[1], &second);
+    assert_int_equal(first.width * 1000 + first.height, 70060);
+    assert_int_equal(bench->pictures[0].seed, 41);
+    assert_int_equal(bench->pictures[1].seed, 42);
+    assert_memory_not_equal(first.pixels, second.pixels, 70 * 60 * 3);
+    for (int i = 0; i < 4; i++) {
+        take(bench, &bench->preview[i], &preview);
+        assert_int_equal(preview.width * 1000 + preview.height, 70060);
+        image_free(&preview);
+    }
+    assert_int_equal(bench->last.output_tokens, 2 * 5 * 4);
+    assert_int_equal(bench->last.reference_tokens, 0);
+    assert_true(bench->last.text_tokens > 0 && bench->last.text_tokens <= 64);
+    // The second picture is the one that its seed gives alone.
+    job.id = "job-alone";
+    job.count = 1, job.seed = 42, job.preview_count = 0;
+    run(bench, &job);
+    must_be_done(bench);
+    struct image alone;
+    take(bench, &bench->pictures[2], &alone);
+    assert_memory_equal(alone.pixels, second.pixels, 70 * 60 * 3);
+    image_free(&first);
+    image_free(&second);
+    image_free(&alone);
+}
+
+static void test_references(void **state) {
+    struct bench *bench = *state;
+    struct image image;
+    struct error error = {0};
+    assert_true(image_alloc(&image, 96, 80, &error));
+    memset(image.pixels, 100, 96 * 80 * 3);
+    struct image_encode_options options = {.format = IMAGE_PNG, .quality = -1};
+    struct buffer png = {0};
+    assert_true(image_encode(&image, &options, &png, &error));
+    write_spool(bench, "job-edit-ref-0", png.data, png.length);
+    write_spool(bench, "job-edit-ref-1", png.data, png.length / 2);
+    struct queue_job job = job_of("job-edit", "make it blue");
+    job.reference_files[0] = "job-edit-ref-0", job.reference_count = 1, job.steps = 2,
+    job.output_format = "webp";
+    run(bench, &job);
+    must_be_done(bench);
+    assert_int_equal(bench->last.reference_tokens, 6 * 5);
+    struct image made;
+    take(bench, &bench->pictures[0], &made);
+    assert_int_equal(made.width * 1000 + made.height, 96080); // the reference's shape
+    image_free(&made);
+    // The second one is cut short: its name stands in the error.
+    job.id = "job-cut-1";
+    job.reference_files[1] = "job-edit-ref-1", job.reference_count = 2;
+    run(bench, &job);
+    assert_int_equal(bench->last.kind, QUEUE_FAILED);
+    assert_string_equal(bench->last.error.field, "image[1]");
+    assert_int_equal(bench->last.error.kind, ERROR_INPUT);
+    assert_int_equal(strncmp(bench->last.error.message, "image[1]: ", 10), 0);
+    job.id = "job-none-1";
+    job.reference_files[0] = "job-nothing-there";
+    run(bench, &job);
+    assert_int_equal(bench->last.kind, QUEUE_FAILED);
+    remove_spool(bench, "job-edit-ref-0");
+    remove_spool(bench, "job-edit-ref-1");
+    image_free(&image);
+    buffer_free(&png);
+}
+
+static void test_refusals_leave_the_worker(void **state) {
+    struct bench *bench = *state;
+    const float rising[] = {0.5f, 2.0f};
+    struct queue_job bad[] = {job_of("job-width", "a"), job_of("job-sigma", "a"), job_of("job-count", "a"),
+                              job_of("job-steps", "a")};
+    bad[0].width = 5000, bad[0].height = 64;
+    bad[1].sigmas = rising, bad[1].sigma_count = 2;
+    bad[2].count = 11;
+    bad[3].steps = 201;
+    for (int i = 0; i < 4; i++) {
+        run(bench, &bad[i]);
+        assert_int_equal(bench->last.kind, QUEUE_FAILED);
+        assert_int_equal(bench->last.failure, QUEUE_FAILURE_JOB);
+        assert_int_equal(bench->last.error.kind, ERROR_INPUT);
+    }
+    struct queue_state now;
+    queue_state(bench->queue, &now);
+    assert_int_equal(now.workers_started, 1);
+}
+
+static void test_cancel(void **state) {
+    struct bench *bench = *state;
+    struct queue_job job = job_of("job-long", "a");
+    struct error error = {0};
+    job.width = job.height = 256, job.steps = 200, job.count = 10;
+    assert_true(queue_submit(bench->queue, &job, &error));
+    wait_for(bench, &bench->progress, 1);
+    double before = clock_seconds();
+    queue_cancel(bench->queue, "job-long");
+    wait_for(bench, &bench->ended, 1);
+    assert_true(clock_seconds() - before < 20); // 10 pictures of 200 steps take far longer
+    assert_int_equal(bench->last.error.kind, ERROR_CANCELLED);
+    bench->ended = 0;
+    struct queue_job next = job_of("job-next", "a");
+    next.width = next.height = 64, next.steps = 1;
+    run(bench, &next);
+    must_be_done(bench);
+    struct image image;
+    take(bench, &bench->pictures[0], &image);
+    image_free(&image);
+    struct queue_state now;
+    queue_state(bench->queue, &now);
+    assert_int_equal(now.workers_started, 1); // it stopped by itself
+}
+
+static int set_up_no_model(void **state) {
+    return set_up_model(state, LIMN_SOURCE_DIR "/tests/fixtures");
+}
+
+static void test_no_model(void **state) {
+    struct bench *bench = *state;
+    struct error error = {0};
+    assert_false(queue_wait_ready(bench->queue, 60, NULL, &error));
+    if (!strstr(error.message, "tests/fixtures")) fail_msg("\"%s\" does not name the folder", error.message);
+}
+
+int main(int count, char **arguments) {
+    if (count > 1 && !strcmp(arguments[1], "worker")) return command_worker(count - 1, arguments + 1);
+    struct error error = {0};
+    if (!image_library_start("test_worker", &error)) {
+        fprintf(stderr, "%s\n", error.message);
+        return 1;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_pictures_and_previews, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_references, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_refusals_leave_the_worker, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_cancel, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_model, set_up_no_model, tear_down),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    image_library_stop();
+    return failed;
+}
