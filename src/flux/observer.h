@@ -4,7 +4,7 @@
 
 #include "tensor/device.h"
 
-// Called with host memory that is valid for the call only. Names: see docs/parity.md.
+// Called with host memory that is valid for the call only. Names and shapes: tests/fixtures/README.md.
 struct observer {
     void (*see)(void *context, const char *name, enum dtype type, int rank, const int64_t *shape,
                 const void *data);

@@ -16,4 +16,9 @@ struct pipeline {
     int64_t text_parameters;
 };
 
+// The side in pixels of the tiles that a picture is decoded in, 0 for none: some where they are asked for and the picture is
+// larger than one, else the largest that fit into [available] bytes where the whole does not.
+int pipeline_tile(const struct autoencoder *autoencoder, int width, int height, bool asked,
+                  int64_t available);
+
 #endif

@@ -11,6 +11,7 @@
 #include "flux/references.h"
 #include "flux/schedule.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,17 @@ static float *values(int64_t count, struct error *error) {
     return memory;
 }
 
+// Weights are mapped, not read: a NaN among them shows in what they give.
+static bool check_finite(const float *data, int64_t count, const char *part, struct error *error) {
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(data[i]))
+            return error_set(error, ERROR_INPUT,
+                             "%s: it gives values that are not finite; its weights are damaged, or too large "
+                             "for the type they are computed in",
+                             part);
+    return true;
+}
+
 // --------------------------------------------------------------------------------------------------------------- text
 
 // The padding stands on the left.
@@ -100,7 +112,8 @@ static bool encode_text(struct run *run, struct error *error) {
     run->embeddings = values(shape[0] * shape[1], error);
     if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error) || !count_tokens(run, error) ||
         !prompt_encoder_run(pipeline->encoder, run->request.prompt, pipeline->compute, on_part, run,
-                            run->embeddings, error))
+                            run->embeddings, error) ||
+        !check_finite(run->embeddings, shape[0] * shape[1], "text_encoder", error))
         return false;
     see(run, "prompt_embeds", DTYPE_F32, 2, shape, run->embeddings);
     prompt_encoder_release_pages(pipeline->encoder);
@@ -121,7 +134,8 @@ static bool encode_reference(struct run *run, int index, float *tokens, struct e
     if (!reference_prepare(field, &image, pipeline->settings.reference_area,
                            autoencoder_shape(pipeline->autoencoder)->pixels_per_token, &prepared, error))
         return false;
-    bool good = autoencoder_encode(pipeline->autoencoder, &prepared, on_part, run, tokens, error);
+    bool good = autoencoder_encode(pipeline->autoencoder, &prepared, on_part, run, tokens, error) &&
+                check_finite(tokens, token_grid_tokens(&run->grids[1 + index]) * run->channels, "vae", error);
     if (good && run->observer) {
         snprintf(name, sizeof name, "reference_%d", index);
         see(run, name, DTYPE_U8, 3, (int64_t[]){prepared.height, prepared.width, 3}, prepared.pixels);
@@ -165,20 +179,17 @@ static bool encode_references(struct run *run, struct error *error) {
 
 // ------------------------------------------------------------------------------------------------------------- decode
 
-// The side of the tiles, 0 for none.
-static int choose_tile(const struct run *run) {
-    const struct limn_request *request = &run->request;
-    const struct autoencoder *autoencoder = run->pipeline->autoencoder;
-    int longer = request->width > request->height ? request->width : request->height;
-    if (request->tiling) return longer > TILE_ASKED ? TILE_ASKED : 0;
-    // A tenth is left to others.
-    uint64_t available = (uint64_t)memory_available() / 10 * 9;
-    if (autoencoder_decode_bytes(autoencoder, request->width, request->height) <= available) return 0;
+int pipeline_tile(const struct autoencoder *autoencoder, int width, int height, bool asked,
+                  int64_t available) {
+    int longer = width > height ? width : height, least = TILE_SIDES[TILE_COUNT - 1];
+    if (asked) return longer > TILE_ASKED ? TILE_ASKED : 0;
+    uint64_t room = available > 0 ? (uint64_t)available / 10 * 9 : 0; // a tenth is left to others
+    if (autoencoder_decode_bytes(autoencoder, width, height) <= room) return 0;
     for (int i = 0; i < TILE_COUNT; i++) {
         int side = TILE_SIDES[i];
-        if (side < longer && autoencoder_decode_bytes(autoencoder, side, side) <= available) return side;
+        if (side < longer && autoencoder_decode_bytes(autoencoder, side, side) <= room) return side;
     }
-    return longer > TILE_SIDES[TILE_COUNT - 1] ? TILE_SIDES[TILE_COUNT - 1] : 0;
+    return longer > least ? least : 0;
 }
 
 // Latents become a fresh picture; run->pixels stay behind.
@@ -187,9 +198,11 @@ static bool decode(struct run *run, const float *latents, struct image *image, s
     struct pipeline *pipeline = run->pipeline;
     double began = clock_seconds();
     if (!image_alloc(image, request->width, request->height, error)) return false;
-    int tile = choose_tile(run);
+    int tile = pipeline_tile(pipeline->autoencoder, request->width, request->height, request->tiling,
+                             memory_available());
     bool good = autoencoder_decode(pipeline->autoencoder, latents, request->width, request->height, tile,
-                                   on_part, run, NULL, run->pixels, error);
+                                   on_part, run, NULL, run->pixels, error) &&
+                check_finite(run->pixels, (int64_t)3 * request->width * request->height, "vae", error);
     if (tile) run->result->tiled = true;
     if (good)
         autoencoder_to_image(run->pixels, image);
@@ -274,7 +287,8 @@ static bool take_step(struct run *run, struct transformer_run *transformer, floa
     run->progress.step = step;
     run->progress.block = 0;
     if (!transformer_velocity(transformer, latents, run->timesteps[step], run->request.guidance, on_part, run,
-                              watched && step == 0 ? &observer : NULL, run->velocity, error))
+                              watched && step == 0 ? &observer : NULL, run->velocity, error) ||
+        !check_finite(run->velocity, count, "transformer", error))
         return false;
     if (wants_preview(&run->request, step) && !show_preview(run, latents, step, error)) return false;
     float change = run->sigmas[step + 1] - run->sigmas[step];

@@ -191,6 +191,52 @@ static void wrong_folders(void **state) {
     assert_int_equal(system(command), 0);
 }
 
+// Puts a NaN into a tensor of a linked weight file.
+static void damage(const char *folder, const char *file, const char *name) {
+    char from[512], to[512], *data = NULL;
+    size_t size = 0;
+    struct error error = {0};
+    float nan = NAN;
+    link_model(folder, file, NULL);
+    snprintf(from, sizeof from, FIXTURES "model-b/%s", file);
+    snprintf(to, sizeof to, "%s/%s", folder, file);
+    assert_ok(file_read(from, 1 << 24, &data, &size, &error), error);
+    struct checkpoint *checkpoint = checkpoint_parse(file, data, size, &error);
+    assert_ok(checkpoint, error);
+    struct tensor tensor = fixture_tensor(checkpoint, DTYPE_F32, "%s", name);
+    memcpy(data + ((const char *)tensor.data - data), &nan, sizeof nan);
+    checkpoint_close(checkpoint);
+    assert_ok(file_write(to, data, size, &error), error);
+    free(data);
+}
+
+// Large weights are not read before they are used: damage in them is found when the request runs.
+static void weights_that_are_no_numbers(void **state) {
+    static const struct {
+        const char *file, *tensor, *message;
+    } cases[] = {
+        {"text_encoder/model.safetensors", "model.layers.0.mlp.down_proj.weight", "text_encoder"},
+        {"transformer/diffusion_pytorch_model.safetensors", "proj_out.weight", "transformer"},
+        {"vae/diffusion_pytorch_model.safetensors", "decoder.conv_out.weight", "vae"},
+        {"vae/diffusion_pytorch_model.safetensors", "decoder.conv_out.bias", "vae"},
+    };
+    char folder[64] = "/tmp/limn-nan-XXXXXX", command[128];
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct limn_error error;
+        damage(folder, cases[i].file, cases[i].tensor);
+        struct limn_request request = request_of("x");
+        struct limn_model *model = limn_open(folder, NULL, &error);
+        struct limn_result *result = model ? limn_run(model, &request, &error) : NULL;
+        if (result) fail_msg("a picture in spite of a NaN in %s", cases[i].tensor);
+        assert_int_equal(error.status, LIMN_BAD_INPUT);
+        assert_contains(error.message, cases[i].message);
+        limn_close(model);
+    }
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
 // -------------------------------------------------------------------------------------------------------- many threads
 
 enum { CALLERS = 4 };
@@ -395,6 +441,7 @@ int main(void) {
         cmocka_unit_test(wrong_requests_name_the_field),
         cmocka_unit_test(wrong_options),
         cmocka_unit_test(wrong_folders),
+        cmocka_unit_test(weights_that_are_no_numbers),
         cmocka_unit_test(callers_share_one_queue),
         cmocka_unit_test(cancelled_while_waiting),
         cmocka_unit_test(pictures_are_saved_and_loaded),

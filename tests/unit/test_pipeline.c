@@ -1,6 +1,6 @@
 #include "fixture.h"
 
-#include "flux/pipeline.h"
+#include "flux/pipeline_inside.h"
 
 // Whole requests, end to end: every tensor carries the rounding of all the parts before it.
 static const double PART_MOST = 2e-5, END_MOST = 1e-4, BF16_MOST = 1e-2;
@@ -449,6 +449,24 @@ static void tiling(void **state) {
     pipeline_close(pipeline);
 }
 
+// Without being asked for, tiles come only where the whole does not fit, and then the largest that do.
+static void tiles_by_memory(void **state) {
+    struct pipeline *pipeline = open_model("model-b", LIMN_COMPUTE_F32, 1, NULL);
+    const struct autoencoder *autoencoder = pipeline->autoencoder;
+    int64_t whole = (int64_t)autoencoder_decode_bytes(autoencoder, 1536, 1024);
+    int64_t tile = (int64_t)autoencoder_decode_bytes(autoencoder, 512, 512);
+    assert_true(tile < whole);
+    assert_int_equal(pipeline_tile(autoencoder, 1536, 1024, false, INT64_MAX), 0);
+    assert_int_equal(pipeline_tile(autoencoder, 1536, 1024, false, whole / 9 * 10 + 100), 0);
+    assert_int_equal(pipeline_tile(autoencoder, 1536, 1024, false, whole / 9 * 10 - 1000), 1024);
+    assert_int_equal(pipeline_tile(autoencoder, 1536, 1024, false, tile / 9 * 10 + 100), 512);
+    assert_int_equal(pipeline_tile(autoencoder, 1536, 1024, false, 0), 128);
+    assert_int_equal(pipeline_tile(autoencoder, 128, 64, false, 0), 0); // no smaller tile would help
+    assert_int_equal(pipeline_tile(autoencoder, 1536, 1024, true, INT64_MAX), 512);
+    assert_int_equal(pipeline_tile(autoencoder, 512, 512, true, INT64_MAX), 0);
+    pipeline_close(pipeline);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_requests_f32),
@@ -461,6 +479,7 @@ int main(void) {
         cmocka_unit_test(wrong_requests),
         cmocka_unit_test(sizes_and_defaults),
         cmocka_unit_test(tiling),
+        cmocka_unit_test(tiles_by_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
