@@ -31,6 +31,7 @@ struct gateway {
     void *context;
     struct queue_model model_info;
     char model[128];
+    int depth;            // of the provider's queue
     pthread_mutex_t lock; // guards works
     struct work *works;
 };
@@ -200,6 +201,22 @@ static bool check_model(const struct gateway *gateway, const char *name, struct 
                          name, gateway->model);
 }
 
+static bool queue_full(struct gateway *gateway, struct api_error *error) {
+    struct queue_state state;
+    gateway->provider->state(gateway->provider, &state);
+    api_error_set(error, API_QUEUE_FULL, "", "the queue is full: %d requests wait already; try again later",
+                  state.waiting);
+    error->retry_after = fmax(1, ceil(state.job_seconds));
+    return false;
+}
+
+bool gateway_has_room(struct gateway *gateway, struct api_error *error) {
+    struct queue_state state;
+    if (!gateway->provider) return api_error_set(error, API_INTERRUPTED, "", "the server is being stopped");
+    gateway->provider->state(gateway->provider, &state);
+    return state.waiting < gateway->depth + (state.running ? 0 : 1) || queue_full(gateway, error);
+}
+
 static bool submit(struct gateway *gateway, struct image_request *request, struct api_error *error) {
     struct image_size size = image_request_size(request, gateway->model_info.side_multiple);
     struct queue_job job = {.id = request->id,
@@ -224,11 +241,7 @@ static bool submit(struct gateway *gateway, struct image_request *request, struc
     struct error cause = {0};
     if (gateway->provider->submit(gateway->provider, &job, &cause)) return true;
     if (cause.kind != ERROR_UNAVAILABLE) return api_error_from(error, &cause);
-    struct queue_state state;
-    gateway->provider->state(gateway->provider, &state);
-    api_error_set(error, API_QUEUE_FULL, "", "%s; try again later", cause.message);
-    error->retry_after = fmax(1, ceil(state.job_seconds));
-    return false;
+    return queue_full(gateway, error);
 }
 
 bool gateway_start(struct gateway *gateway, struct image_request *request, const char *base_url,
@@ -293,6 +306,7 @@ struct gateway *gateway_open(const struct gateway_options *options, gateway_done
     }
     gateway->media = options->media;
     gateway->log = options->log;
+    gateway->depth = options->queue.depth;
     gateway->done = done;
     gateway->context = context;
     pthread_mutex_init(&gateway->lock, NULL);

@@ -41,6 +41,9 @@ const char *gateway_model(const struct gateway *gateway);
 const struct queue_model *gateway_model_info(const struct gateway *gateway);
 void gateway_state(struct gateway *gateway, struct queue_state *state);
 
+// Whether a request that came now would be taken: asked before a large body is stored in vain.
+bool gateway_has_room(struct gateway *gateway, struct api_error *error);
+
 // Takes [request] (from malloc, read and checked) over in any case. [base_url]: "http://127.0.0.1:8080", what media URLs
 // begin with. False with an error: there will be no answer. True: `done` is called with the request's id.
 bool gateway_start(struct gateway *gateway, struct image_request *request, const char *base_url,

@@ -149,10 +149,8 @@ static bool too_large(struct exchange *exchange) {
 // The first call: everything that the headers tell. Only a body that is far too large is answered before it is read.
 static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     check_route(exchange, url);
-    if (exchange->error.code == API_OK && exchange->server->stopping)
-        api_error_set(&exchange->error, API_INTERRUPTED, "", "the server is being stopped");
     if (exchange->error.code == API_OK && guard_check(exchange) && exchange->route->post &&
-        strcmp(exchange->method, "OPTIONS"))
+        strcmp(exchange->method, "OPTIONS") && gateway_has_room(exchange->server->gateway, &exchange->error))
         open_upload(exchange);
     const char *length = MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, "Content-Length");
     uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
@@ -164,18 +162,30 @@ static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     return MHD_YES;
 }
 
+// What has arrived of a body that is not wanted any more goes at once.
+static void drop_upload(struct exchange *exchange) {
+    if (!exchange->upload) return;
+    upload_close(exchange->upload);
+    exchange->upload = NULL;
+    gateway_sweep(exchange->server->gateway, exchange->id);
+}
+
 static enum MHD_Result take_bytes(struct exchange *exchange, const char *bytes, size_t *size) {
     exchange->received += *size;
     if (exchange->received > exchange->limit && exchange->upload) too_large(exchange);
     if (exchange->received > exchange->limit + DROP_MOST) return MHD_NO;
     if (exchange->error.code == API_OK && exchange->upload)
         upload_feed(exchange->upload, bytes, *size, &exchange->error);
+    if (exchange->error.code != API_OK) drop_upload(exchange);
     *size = 0;
     return MHD_YES;
 }
 
 static enum MHD_Result serve(struct exchange *exchange) {
-    if (exchange->error.code != API_OK) return respond_error(exchange, &exchange->error);
+    if (exchange->error.code != API_OK) {
+        drop_upload(exchange);
+        return respond_error(exchange, &exchange->error);
+    }
     if (!strcmp(exchange->method, "OPTIONS")) return respond_preflight(exchange);
     return exchange->route->serve(exchange);
 }
@@ -234,10 +244,7 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     log_info(server->log, "%s %s %s %d %.3f s%s", exchange->id, exchange->method, exchange->path,
              exchange->status, clock_seconds() - exchange->started,
              exchange->gone || why != MHD_REQUEST_TERMINATED_COMPLETED_OK ? ", the client left" : "");
-    if (exchange->upload) { // it did not come to an answer, or was refused: its files are nobody else's
-        upload_close(exchange->upload);
-        gateway_sweep(server->gateway, exchange->id);
-    }
+    drop_upload(exchange); // its client left while it was sending
     buffer_free(&exchange->answer.body);
     free(exchange);
 }

@@ -61,7 +61,6 @@ struct server {
     struct gateway *gateway;
     const struct log *log;
     struct exchange *exchanges;
-    bool stopping;
     struct mailbox *mailbox;
     double next_expiry;
 };

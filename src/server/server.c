@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,7 +153,6 @@ static bool is_busy(const struct server *server) {
 bool server_run(struct server *server, struct error *error) {
     while (turn(server, 1000)) continue;
     log_info(server->log, "stopping");
-    server->stopping = true;
     MHD_socket socket = MHD_quiesce_daemon(server->daemon);
     if (socket != MHD_INVALID_SOCKET) close(socket);
     server->listen_fd = -1;
@@ -175,10 +175,15 @@ static bool is_loopback_address(const struct sockaddr *address) {
 
 static bool bind_address(struct server *server, const struct addrinfo *found, const char *host, int port,
                          struct error *error) {
-    int on = 1;
+    int on = 1, idle = 30, pause = 10, probes = 3;
     server->listen_fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (server->listen_fd < 0) return error_set(error, ERROR_IO, "no socket: %s", strerror(errno));
     setsockopt(server->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    // Connections inherit these: a client whose machine is gone without a word is noticed within a minute.
+    setsockopt(server->listen_fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(server->listen_fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(server->listen_fd, IPPROTO_TCP, TCP_KEEPINTVL, &pause, sizeof pause);
+    setsockopt(server->listen_fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
     if (bind(server->listen_fd, found->ai_addr, found->ai_addrlen) == 0 &&
         listen(server->listen_fd, 511) == 0)
         return true;
