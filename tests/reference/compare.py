@@ -281,9 +281,11 @@ def check_schedule(table, limn, folder, reference, steps_list, big):
 
     for steps in steps_list:
         one(SCHEDULE_SIZES[0], steps)
-    for size in SCHEDULE_SIZES[1:] + (BIG_SIZES if big else []):
+    for size in SCHEDULE_SIZES[1:]:
         one(size, 4)
         one(size, 8, make_models.TURBO_SIGMAS)
+    for size in BIG_SIZES if big else []:
+        one(size, 2)
     one(SCHEDULE_SIZES[0], 8, make_models.TURBO_SIGMAS)
     one(SCHEDULE_SIZES[0], 3, [1.0, 0.55, 0.1])
 
