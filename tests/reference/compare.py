@@ -305,7 +305,7 @@ def check_repeats(table, limn, folders):
     for isa in limn.isas:
         for compute, model in (("f32", "a-f32"), ("bf16", "a-bf16")):
             runs = [
-                limn.dump(folders[model], request[2], images, seed=2, steps=2, compute=compute, isa=isa, threads=threads)
+                limn.dump(folders[model], request[2], images, seed=2, steps=1, compute=compute, isa=isa, threads=threads)
                 for threads in (1, 2, 3, 2)
             ]
             for run in runs[1:]:
