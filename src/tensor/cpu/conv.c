@@ -3,8 +3,10 @@
 // DESIGN. The output is cut into bands of columns and rows; a task makes one. It walks down its band a few rows at a
 // time and keeps the input rows that these need in a strip in its scratch memory (and so in its cache): normalised,
 // activated, rounded, with the zero border in place, each input row once. The strip lies as
-// [units of 32 channels][row slots][columns][32], a pixel's unit being one run: for each unit and tap of the kernel the
-// pixels of an output row are the rows of one segment of a product. Row slots are reused round robin.
+// [units of 32 channels][rows][columns][32]: a pixel's unit is one run of memory, and for each unit and tap of the kernel
+// all pixels of the strip are the rows of one segment of a product, shifted by the tap. A product runs straight on
+// from one row of the strip to the next; what it makes of the border columns between them is not looked at. It takes a
+// few segments at a time and adds up, so that their panels stay in the first-level cache while the pixels pass.
 //
 // A doubled input is never made. The pixels of the doubled map with even and odd coordinates are four convolutions of
 // the map itself with 2x2 kernels, whose weights are sums of those that meet the same value: 4/9 of the work. They are
@@ -22,10 +24,12 @@
 
 enum {
     GATHER_CHANNELS_MOST = 8, // input channels up to which taps are gathered
-    BAND_COLUMNS = 64,        // a band, in outputs of one phase
+    BAND_COLUMNS = 64,        // a band has at most so many columns, in outputs of one phase
     BAND_ROWS = 64,
     BAND_ROWS_LEAST = 8,
+    STEP_ROWS = 8, // rows at a time
     PANELS_A_CALL = 2,
+    SEGMENTS_A_CALL = 18,    // of 32 x 32 bf16 in two panels: 36 KB
     STRIP_BYTES = 768 << 10, // of a strip, where the least number of rows leaves a choice
 };
 
@@ -156,6 +160,7 @@ struct conv_job {
     int64_t across, down;           // bands
     int64_t step;                   // rows at a time
     int64_t slots, slot_width;      // of the strip: rows, and pixels a row
+    int64_t c_width;                // pixels from a row of sums to the next
     int64_t strip_units, pad;       // units of the strip (before gathering); border on the left and top
     size_t pixel_bytes, unit_bytes; // of the strip: a pixel of one unit; all of one unit
     size_t patch_bytes;             // a pixel's gathered patch
@@ -164,16 +169,27 @@ struct conv_job {
 struct band {
     const struct conv_job *job;
     int64_t batch, top, left, rows, columns; // in outputs of one phase
+    int64_t strip_first;                     // input row at the top of the strip
     int64_t prepared;                        // first input row that is not in the strip yet
     char *strip, *patches;
-    float *c;
+    float *c; // [step, c_width, PANELS_A_CALL * GEMM_LANES]
     struct gemm_segment *segments;
 };
 
 static char *strip_row(const struct band *band, int64_t unit, int64_t row) {
     const struct conv_job *job = band->job;
     return band->strip + (size_t)unit * job->unit_bytes +
-           (size_t)((row + job->pad) % job->slots * job->slot_width) * job->pixel_bytes;
+           (size_t)((row - band->strip_first) * job->slot_width) * job->pixel_bytes;
+}
+
+// Moves the strip down so that input row [row] is at its top; rows that are still needed come along.
+static void move_strip(struct band *band, int64_t row) {
+    const struct conv_job *job = band->job;
+    const int64_t kept = band->prepared > row ? band->prepared - row : 0;
+    const size_t bytes = (size_t)(kept * job->slot_width) * job->pixel_bytes;
+    for (int64_t unit = 0; unit < job->strip_units && kept > 0; unit++)
+        memmove(strip_row(band, unit, band->strip_first), strip_row(band, unit, row), bytes);
+    band->strip_first = row;
 }
 
 // Brings input row [row] of the band's columns into the strip; zeros where the map ends.
@@ -211,11 +227,12 @@ static void prepare_row(const struct band *band, int64_t row) {
     cpu_of(job->device)->rows->prepare(&prepare);
 }
 
-// Writes the patches of output row [y]: for each column the taps' channels one behind the other.
-static void gather_row(const struct band *band, int64_t y) {
+// Writes the patches of output row [y], the [index]th of the step: for each column the taps' channels one behind the
+// other.
+static void gather_row(const struct band *band, int64_t y, int64_t index) {
     const struct conv_job *job = band->job;
     const size_t bytes = dtype_bytes(job->layout.element, job->conv->in);
-    char *to = band->patches + (size_t)(y % job->step * job->columns) * job->patch_bytes;
+    char *to = band->patches + (size_t)(index * job->c_width) * job->patch_bytes;
     for (int64_t column = 0; column < band->columns; column++, to += job->patch_bytes) {
         memset(to + 9 * bytes, 0, job->patch_bytes - 9 * bytes);
         for (int tap = 0; tap < 9; tap++)
@@ -226,8 +243,8 @@ static void gather_row(const struct band *band, int64_t y) {
     }
 }
 
-// The segments of output row [y] (of one phase), the panels being those from [panel] on.
-static int make_segments(const struct band *band, int64_t y, int phase, int64_t panel) {
+// All segments of a step, the sums starting with output row [y] of one phase, the panels from [panel] on.
+static int make_segments(const struct band *band, int64_t y, int64_t index, int phase, int64_t panel) {
     const struct conv_job *job = band->job;
     const struct layout *layout = &job->layout;
     const char *panels =
@@ -236,8 +253,8 @@ static int make_segments(const struct band *band, int64_t y, int phase, int64_t 
     const size_t step = dtype_bytes(layout->element, CONV_UNIT * GEMM_LANES);
     struct gemm_segment *to = band->segments;
     if (layout->gather) {
-        *to = (struct gemm_segment){band->patches + (size_t)(y % job->step * job->columns) * job->patch_bytes,
-                                    panels};
+        *to =
+            (struct gemm_segment){band->patches + (size_t)(index * job->c_width) * job->patch_bytes, panels};
         return 1;
     }
     const int side = job->conv->upsample2 ? 2 : job->conv->kernel;
@@ -252,41 +269,60 @@ static int make_segments(const struct band *band, int64_t y, int phase, int64_t 
     return (int)(to - band->segments);
 }
 
-// Makes [PANELS_A_CALL] panels of output row [y] of one phase.
-static void make_row(const struct band *band, int64_t y, int phase, int64_t panel) {
+// Sums of [rows] output rows from [y] on, the [index]th of the step, for up to PANELS_A_CALL panels.
+static void multiply(const struct band *band, int64_t y, int64_t index, int64_t rows, int phase,
+                     int64_t panel) {
     const struct conv_job *job = band->job;
     const struct layout *layout = &job->layout;
-    const struct cpu *cpu = cpu_of(job->device);
     const int64_t panels = layout->panels - panel < PANELS_A_CALL ? layout->panels - panel : PANELS_A_CALL;
-    const int64_t channel = panel * GEMM_LANES, left = job->conv->out - channel;
-    const struct gemm_product product = {
-        .segments = band->segments,
-        .segment_count = make_segments(band, y, phase, panel),
-        .row_count = band->columns,
+    const int count = make_segments(band, y, index, phase, panel);
+    struct gemm_product product = {
+        .row_count = (rows - 1) * job->c_width + band->columns,
         .panel_count = panels,
         .depth = layout->gather ? layout->units * CONV_UNIT : CONV_UNIT,
         .row_stride = layout->gather ? layout->units * CONV_UNIT : job->conv->stride * CONV_UNIT,
         .panel_stride = layout->panel_values,
-        .c = band->c,
+        .c = band->c + index * job->c_width * PANELS_A_CALL * GEMM_LANES,
         .c_stride = PANELS_A_CALL * GEMM_LANES,
     };
-    gemm_run(cpu->gemm, layout->element, &product);
+    for (int first = 0; first < count; first += SEGMENTS_A_CALL) {
+        product.segments = band->segments + first;
+        product.segment_count = count - first < SEGMENTS_A_CALL ? count - first : SEGMENTS_A_CALL;
+        product.accumulate = first > 0;
+        gemm_run(cpu_of(job->device)->gemm, layout->element, &product);
+    }
+}
+
+// Brings the sums of output row [y], the [index]th of the step, to where they belong.
+static void finish_row(const struct band *band, int64_t y, int64_t index, int phase, int64_t panel) {
+    const struct conv_job *job = band->job;
+    const int64_t channel = panel * GEMM_LANES, left = job->conv->out - channel;
     const int64_t scale = job->conv->upsample2 ? 2 : 1;
     const int64_t row = (band->batch * job->height + y) * scale + phase / 2;
     const int64_t pixel = row * job->width * scale + band->left * scale + phase % 2;
     const size_t offset = dtype_bytes(job->y->type, pixel * job->conv->out + channel);
     const struct conv_finish finish = {
-        .c = band->c,
+        .c = band->c + index * job->c_width * PANELS_A_CALL * GEMM_LANES,
         .c_stride = PANELS_A_CALL * GEMM_LANES,
         .pixels = band->columns,
-        .channels = left < panels * GEMM_LANES ? left : panels * GEMM_LANES,
+        .channels = left < PANELS_A_CALL * GEMM_LANES ? left : PANELS_A_CALL * GEMM_LANES,
         .bias = job->conv->bias ? job->conv->bias + channel : NULL,
         .residual = job->residual ? (const char *)job->residual->data + offset : NULL,
         .y = (char *)job->y->data + offset,
         .type = job->y->type,
         .y_stride = job->conv->out * scale,
     };
-    cpu->rows->finish(&finish);
+    cpu_of(job->device)->rows->finish(&finish);
+}
+
+// Where pixels do not follow each other at one distance across rows, each row is a product of its own.
+static void make_panels(const struct band *band, int64_t first, int64_t end, int phase, int64_t panel) {
+    if (band->job->conv->stride == 1) {
+        multiply(band, first, 0, end - first, phase, panel);
+    } else {
+        for (int64_t y = first; y < end; y++) multiply(band, y, y - first, 1, phase, panel);
+    }
+    for (int64_t y = first; y < end; y++) finish_row(band, y, y - first, phase, panel);
 }
 
 static void make_step(struct band *band, int64_t first, int64_t end) {
@@ -295,14 +331,15 @@ static void make_step(struct band *band, int64_t first, int64_t end) {
     const int64_t reach =
         job->conv->kernel; // of one output, in input rows; a doubled input has three as well
     const int64_t need_end = (end - 1) * job->conv->stride - job->pad + reach;
+    move_strip(band, need_first);
     for (int64_t row = need_first > band->prepared ? need_first : band->prepared; row < need_end; row++)
         prepare_row(band, row);
     band->prepared = need_end;
     if (job->layout.gather)
-        for (int64_t y = first; y < end; y++) gather_row(band, y);
+        for (int64_t y = first; y < end; y++) gather_row(band, y, y - first);
     for (int phase = 0; phase < job->layout.phases; phase++)
         for (int64_t panel = 0; panel < job->layout.panels; panel += PANELS_A_CALL)
-            for (int64_t y = first; y < end; y++) make_row(band, y, phase, panel);
+            make_panels(band, first, end, phase, panel);
 }
 
 static size_t round_up(size_t bytes) {
@@ -312,8 +349,9 @@ static size_t round_up(size_t bytes) {
 // Scratch memory of a band in order: segments, C, patches, strip.
 static size_t scratch_bytes(const struct conv_job *job, struct band *band, char *scratch) {
     const size_t segments = round_up((size_t)(job->layout.units * job->layout.taps) * sizeof *band->segments);
-    const size_t c = round_up((size_t)job->columns * PANELS_A_CALL * GEMM_LANES * sizeof(float));
-    const size_t patches = round_up((size_t)(job->step * job->columns) * job->patch_bytes);
+    const size_t c =
+        round_up((size_t)(job->step * job->c_width) * PANELS_A_CALL * GEMM_LANES * sizeof(float));
+    const size_t patches = round_up((size_t)(job->step * job->c_width) * job->patch_bytes);
     if (band) {
         band->segments = (struct gemm_segment *)(void *)scratch;
         band->c = (float *)(void *)(scratch + segments);
@@ -332,7 +370,7 @@ static void band_task(void *context, int64_t index, int worker) {
     band.left = index % job->across * job->columns;
     band.rows = job->height - band.top < job->rows ? job->height - band.top : job->rows;
     band.columns = job->width - band.left < job->columns ? job->width - band.left : job->columns;
-    band.prepared = band.top * job->conv->stride - job->pad;
+    band.strip_first = band.prepared = band.top * job->conv->stride - job->pad;
     for (int64_t y = 0; y < band.rows; y += job->step)
         make_step(&band, band.top + y, band.top + (band.rows - y < job->step ? band.rows : y + job->step));
 }
@@ -342,6 +380,7 @@ static void set_step(struct conv_job *job, int64_t step) {
     job->slots = (step - 1) * job->conv->stride + job->conv->kernel;
     job->slot_width = (job->columns - 1) * job->conv->stride + job->conv->kernel;
     job->unit_bytes = (size_t)(job->slots * job->slot_width) * job->pixel_bytes;
+    job->c_width = job->layout.gather || job->conv->stride > 1 ? job->columns : job->slot_width;
 }
 
 // How a map is cut. Every output value is summed by itself, so the cut does not show in the result and may follow the
@@ -356,7 +395,7 @@ static void plan_bands(struct conv_job *job) {
         job->rows /= 2;
     job->down = (job->height + job->rows - 1) / job->rows;
     set_step(job, 1);
-    while (job->step < job->rows && job->step < 8) {
+    while (job->step < job->rows && job->step < STEP_ROWS) {
         set_step(job, job->step * 2);
         if ((size_t)job->strip_units * job->unit_bytes <= STRIP_BYTES) continue;
         set_step(job, job->step / 2);

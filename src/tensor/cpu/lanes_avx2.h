@@ -132,6 +132,18 @@ static inline vector v_scale(vector a,
     return _mm256_mul_ps(a, _mm256_castsi256_ps(power));
 }
 
+// 2^t within 8e-5 of itself, for values that are rounded to bf16 afterwards: 2^floor(t) times a cubic minimax polynomial
+// of the fraction. Below -126 t is taken as that; from 128 on the result is infinite.
+static inline vector v_exp2_rough(vector t) {
+    t = v_clamp(t, -126.0f, 128.0f);
+    const vector n = _mm256_floor_ps(t), f = _mm256_sub_ps(t, n);
+    vector p = _mm256_set1_ps(0x1.3f96acp-4f);
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0x1.cefc50p-3f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0x1.64444ap-1f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0x1.fff634p-1f));
+    return v_scale(p, n);
+}
+
 // 1 / a for values that are rounded to bf16 afterwards.
 static inline vector v_inverse_rough(vector a) {
     return _mm256_div_ps(_mm256_set1_ps(1.0f), a);

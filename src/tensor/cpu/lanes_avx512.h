@@ -131,6 +131,17 @@ static inline vector v_scale(vector a, vector n) { // a 2^n for an integer n
     return _mm512_scalef_ps(a, n);
 }
 
+// 2^t within 8e-5 of itself, for values that are rounded to bf16 afterwards: 2^floor(t) times a cubic minimax polynomial
+// of the fraction.
+static inline vector v_exp2_rough(vector t) {
+    const vector f = _mm512_reduce_ps(t, 0x09); // t - floor(t)
+    vector p = _mm512_set1_ps(0x1.3f96acp-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.cefc50p-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.64444ap-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0x1.fff634p-1f));
+    return _mm512_scalef_ps(p, t);
+}
+
 // 1 / a within 6.2e-5, for values that are rounded to bf16 afterwards.
 static inline vector v_inverse_rough(vector a) {
     return _mm512_rcp14_ps(a);

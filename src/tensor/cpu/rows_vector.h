@@ -34,20 +34,16 @@ ALWAYS void store_part(void *to, enum dtype type, int64_t i, vector a, int64_t c
         v_store_part((float *)to + i, a, count);
 }
 
-// e^a: 2^n times the Taylor series of e^r, r = a - n ln 2; to r^7 (relative error below 2e-7), or with [rough] to r^4
-// (5e-5), for values that are rounded to bf16 afterwards. Below -87 a is taken as that; from 88.4 on the result is
-// infinite.
-ALWAYS vector v_exp(vector a, bool rough) {
+// e^a: 2^n times the Taylor series of e^r to r^7, r = a - n ln 2 (relative error below 2e-7). Below -87 a is taken as
+// that; from 88.4 on the result is infinite.
+ALWAYS vector v_exp(vector a) {
     a = v_clamp(a, -87.0f, 89.0f);
     const vector n = v_round(v_mul(a, v_set(1.44269504f)));
     vector r = v_fma(n, v_set(-0.693359375f), a);
     r = v_fma(n, v_set(2.12194440e-4f), r);
-    vector p = v_set(1.0f / 24);
-    if (!rough) {
-        p = v_fma(v_set(1.0f / 5040), r, v_set(1.0f / 720));
-        p = v_fma(p, r, v_set(1.0f / 120));
-        p = v_fma(p, r, v_set(1.0f / 24));
-    }
+    vector p = v_fma(v_set(1.0f / 5040), r, v_set(1.0f / 720));
+    p = v_fma(p, r, v_set(1.0f / 120));
+    p = v_fma(p, r, v_set(1.0f / 24));
     p = v_fma(p, r, v_set(1.0f / 6));
     p = v_fma(p, r, v_set(0.5f));
     p = v_fma(p, r, v_set(1.0f));
@@ -55,9 +51,11 @@ ALWAYS vector v_exp(vector a, bool rough) {
     return v_scale(p, n);
 }
 
+// a / (1 + e^-a); [rough]: for values that are rounded to bf16 afterwards.
 ALWAYS vector v_silu(vector a, bool rough) {
-    const vector below = v_add(v_set(1.0f), v_exp(v_sub(v_set(0), a), rough));
-    return rough ? v_mul(a, v_inverse_rough(below)) : v_div(a, below);
+    if (rough)
+        return v_mul(a, v_inverse_rough(v_add(v_set(1.0f), v_exp2_rough(v_mul(a, v_set(-1.44269504f))))));
+    return v_div(a, v_add(v_set(1.0f), v_exp(v_sub(v_set(0), a))));
 }
 
 // Four sums side by side, so that one addition need not wait for the last; joined in a fixed order.
@@ -250,66 +248,96 @@ static void scale_shift(const void *x, enum dtype from, int64_t pixels, int64_t 
         }
 }
 
-// One vector of one pixel on its way into the strip; [whole]: all its channels are there.
-ALWAYS void prepare_vector(const struct conv_prepare *job, enum dtype type, enum dtype element, bool affine,
-                           bool with_silu, int64_t pixel, int64_t c, bool whole, void *to, int64_t at) {
-    const int64_t left = job->channels - c;
-    const bool rough = element == DTYPE_BF16 || job->round;
-    vector a = whole ? load(job->x, type, pixel * job->channels + c)
-                     : load_part(job->x, type, pixel * job->channels + c, left);
-    if (affine)
-        a = whole ? v_fma(a, v_load(job->scale + c), v_load(job->shift + c))
-                  : v_fma(a, v_load_part(job->scale + c, left), v_load_part(job->shift + c, left));
-    if (with_silu) a = v_silu(a, rough);
-    if (element == DTYPE_F32 && job->round) a = v_round_bf16(a);
-    store(to, element, at, a);
+// What happens to a vector on its way into the strip.
+ALWAYS vector prepare_vector(vector a, vector scale, vector shift, enum dtype element, bool round,
+                             bool affine, bool with_silu) {
+    if (affine) a = v_fma(a, scale, shift);
+    if (with_silu) a = v_silu(a, round || element == DTYPE_BF16);
+    return round && element == DTYPE_F32 ? v_round_bf16(a) : a;
+}
+
+// The last unit, where it is not full.
+ALWAYS void prepare_part(const struct conv_prepare *job, enum dtype type, enum dtype element, bool affine,
+                         bool with_silu, int64_t pixel, int64_t first, char *to) {
+    const vector zero = v_set(0);
+    for (int64_t c = 0; c < CONV_UNIT; c += LANES) {
+        const int64_t left = job->channels - first - c;
+        if (left <= 0) {
+            store(to, element, c, zero);
+            continue;
+        }
+        const vector a = load_part(job->x, type, pixel * job->channels + first + c, left);
+        const vector scale = affine ? v_load_part(job->scale + first + c, left) : zero;
+        const vector shift = affine ? v_load_part(job->shift + first + c, left) : zero;
+        store(to, element, c, prepare_vector(a, scale, shift, element, job->round, affine, with_silu));
+    }
 }
 
 ALWAYS void prepare_typed(const struct conv_prepare *job, enum dtype type, enum dtype element, bool affine,
                           bool with_silu) {
-    const int64_t whole = job->channels / LANES * LANES;
-    const int64_t units = (job->channels + CONV_UNIT - 1) / CONV_UNIT;
+    const int64_t whole = job->channels / CONV_UNIT * CONV_UNIT;
+    const vector zero = v_set(0);
     for (int64_t p = 0; p < job->pixels; p++) {
         char *to = job->to + (size_t)p * dtype_bytes(element, CONV_UNIT);
-        int64_t c = 0;
-        for (; c < whole; c += LANES)
-            prepare_vector(job, type, element, affine, with_silu, p, c, true,
-                           to + (size_t)(c / CONV_UNIT) * job->plane, c % CONV_UNIT);
-        for (; c < units * CONV_UNIT; c += LANES) {
-            char *unit = to + (size_t)(c / CONV_UNIT) * job->plane;
-            if (c < job->channels)
-                prepare_vector(job, type, element, affine, with_silu, p, c, false, unit, c % CONV_UNIT);
-            else
-                store(unit, element, c % CONV_UNIT, v_set(0));
-        }
+        for (int64_t first = 0; first < whole; first += CONV_UNIT, to += job->plane)
+            for (int64_t c = 0; c < CONV_UNIT; c += LANES) {
+                const vector a = load(job->x, type, p * job->channels + first + c);
+                const vector scale = affine ? v_load(job->scale + first + c) : zero;
+                const vector shift = affine ? v_load(job->shift + first + c) : zero;
+                store(to, element, c,
+                      prepare_vector(a, scale, shift, element, job->round, affine, with_silu));
+            }
+        if (whole < job->channels) prepare_part(job, type, element, affine, with_silu, p, whole, to);
     }
 }
 
-static void prepare(const struct conv_prepare *job) {
-    if (job->type == DTYPE_BF16 && job->element == DTYPE_BF16 && job->scale && job->silu)
-        prepare_typed(job, DTYPE_BF16, DTYPE_BF16, true, true);
-    else if (job->type == DTYPE_BF16 && job->element == DTYPE_BF16 && !job->scale && !job->silu)
-        prepare_typed(job, DTYPE_BF16, DTYPE_BF16, false, false);
+// The ways of the autoencoder's convolutions are compiled each by itself.
+ALWAYS void prepare_way(const struct conv_prepare *job, enum dtype type, enum dtype element) {
+    if (job->scale && job->silu)
+        prepare_typed(job, type, element, true, true);
+    else if (!job->scale && !job->silu)
+        prepare_typed(job, type, element, false, false);
     else
-        prepare_typed(job, job->type, job->element, job->scale != NULL, job->silu);
+        prepare_typed(job, type, element, job->scale != NULL, job->silu);
 }
 
-ALWAYS void finish_typed(const struct conv_finish *job, enum dtype type) {
-    for (int64_t p = 0; p < job->pixels; p++)
-        for (int64_t c = 0; c < job->channels; c += LANES) {
-            const int64_t left = job->channels - c, i = p * job->y_stride + c;
-            vector a = v_load_part(job->c + p * job->c_stride + c, left);
-            if (job->bias) a = v_add(a, v_load_part(job->bias + c, left));
-            if (job->residual) a = v_add(a, load_part(job->residual, type, i, left));
-            store_part(job->y, type, i, a, left);
+static void prepare(const struct conv_prepare *job) {
+    if (job->type == DTYPE_BF16 && job->element == DTYPE_BF16)
+        prepare_way(job, DTYPE_BF16, DTYPE_BF16);
+    else if (job->type == DTYPE_F32 && job->element == DTYPE_BF16)
+        prepare_way(job, DTYPE_F32, DTYPE_BF16);
+    else if (job->type == DTYPE_F32)
+        prepare_way(job, DTYPE_F32, DTYPE_F32);
+    else
+        prepare_way(job, DTYPE_BF16, DTYPE_F32);
+}
+
+ALWAYS void finish_typed(const struct conv_finish *job, enum dtype type, bool with_residual) {
+    const int64_t whole = job->channels / LANES * LANES, left = job->channels - whole;
+    const vector zero = v_set(0);
+    for (int64_t p = 0; p < job->pixels; p++) {
+        const float *from = job->c + p * job->c_stride;
+        const int64_t at = p * job->y_stride;
+        for (int64_t c = 0; c < whole; c += LANES) {
+            vector a = v_add(v_load(from + c), job->bias ? v_load(job->bias + c) : zero);
+            if (with_residual) a = v_add(a, load(job->residual, type, at + c));
+            store(job->y, type, at + c, a);
         }
+        if (left == 0) continue;
+        vector a =
+            v_add(v_load_part(from + whole, left), job->bias ? v_load_part(job->bias + whole, left) : zero);
+        if (with_residual) a = v_add(a, load_part(job->residual, type, at + whole, left));
+        store_part(job->y, type, at + whole, a, left);
+    }
 }
 
 static void finish(const struct conv_finish *job) {
-    if (job->type == DTYPE_BF16)
-        finish_typed(job, DTYPE_BF16);
+    if (job->type == DTYPE_BF16 && job->residual)
+        finish_typed(job, DTYPE_BF16, true);
+    else if (job->type == DTYPE_BF16)
+        finish_typed(job, DTYPE_BF16, false);
     else
-        finish_typed(job, DTYPE_F32);
+        finish_typed(job, DTYPE_F32, job->residual != NULL);
 }
 
 // The table of the file that includes this one.
