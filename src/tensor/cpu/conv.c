@@ -5,8 +5,9 @@
 // activated, rounded, with the zero border in place, each input row once. The strip lies as
 // [units of 32 channels][rows][columns][32]: a pixel's unit is one run of memory, and for each unit and tap of the kernel
 // all pixels of the strip are the rows of one segment of a product, shifted by the tap. A product runs straight on
-// from one row of the strip to the next; what it makes of the border columns between them is not looked at. It takes a
-// few segments at a time and adds up, so that their panels stay in the first-level cache while the pixels pass.
+// from one row of the strip to the next; what it makes of the border columns between them is not looked at. Where
+// there are few channels it takes some segments at a time and adds up, so that their panels stay in the first-level
+// cache while the pixels pass (with more channels adding up costs as much as it saves).
 //
 // A doubled input is never made. The pixels of the doubled map with even and odd coordinates are four convolutions of
 // the map itself with 2x2 kernels, whose weights are sums of those that meet the same value: 4/9 of the work. They are
@@ -29,6 +30,7 @@ enum {
     BAND_ROWS_LEAST = 8,
     STEP_ROWS = 8, // rows at a time
     PANELS_A_CALL = 2,
+    SEGMENTS_MOST = 36,      // up to so many they are taken SEGMENTS_A_CALL at a time
     SEGMENTS_A_CALL = 18,    // of 32 x 32 bf16 in two panels: 36 KB
     STRIP_BYTES = 768 << 10, // of a strip, where the least number of rows leaves a choice
 };
@@ -285,9 +287,10 @@ static void multiply(const struct band *band, int64_t y, int64_t index, int64_t 
         .c = band->c + index * job->c_width * PANELS_A_CALL * GEMM_LANES,
         .c_stride = PANELS_A_CALL * GEMM_LANES,
     };
-    for (int first = 0; first < count; first += SEGMENTS_A_CALL) {
+    const int a_call = count <= SEGMENTS_MOST ? SEGMENTS_A_CALL : count;
+    for (int first = 0; first < count; first += a_call) {
         product.segments = band->segments + first;
-        product.segment_count = count - first < SEGMENTS_A_CALL ? count - first : SEGMENTS_A_CALL;
+        product.segment_count = count - first < a_call ? count - first : a_call;
         product.accumulate = first > 0;
         gemm_run(cpu_of(job->device)->gemm, layout->element, &product);
     }
