@@ -2,24 +2,29 @@
 #include "tensor/cpu/gemm_isa.h"
 #include "tensor/cpu/vector_avx512.h"
 
-enum { LANES = GEMM_LANES, ROWS = 12 };
+enum {
+    LANES = GEMM_LANES,
+    ROWS = 12,
+    DEPTH = 192, // of two panels that stay in the first-level cache while the rows stream past
+};
 
 // -------------------------------------------------------------------------------------------------------- products
 
 // [rows] <= 12 rows times one or two panels: 24 sums in registers, each value of a row read as a broadcast.
-static inline __attribute__((always_inline)) void
-product_block(const struct gemm_product *p, int64_t row, int64_t panel, const int rows, const int panels) {
+static inline __attribute__((always_inline)) void product_block(const struct gemm_product *p, int64_t row,
+                                                                int64_t panel, int64_t at, int64_t end,
+                                                                const int rows, const int panels) {
     __m512 sums[ROWS][2];
     float *c = p->c + row * p->c_stride + panel * LANES;
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < panels; j++)
-            sums[r][j] =
-                p->accumulate ? _mm512_loadu_ps(c + r * p->c_stride + j * LANES) : _mm512_setzero_ps();
+            sums[r][j] = p->accumulate || at > 0 ? _mm512_loadu_ps(c + r * p->c_stride + j * LANES)
+                                                 : _mm512_setzero_ps();
     for (int s = 0; s < p->segment_count; s++) {
-        const float *a = (const float *)p->segments[s].rows + row * p->row_stride;
-        const float *b = (const float *)p->segments[s].panels + panel * p->panel_stride;
-        for (int64_t d = 0; d < p->depth; d++, a++, b += LANES) {
+        const float *a = (const float *)p->segments[s].rows + row * p->row_stride + at;
+        const float *b = (const float *)p->segments[s].panels + panel * p->panel_stride + at * LANES;
+        for (int64_t d = at; d < end; d++, a++, b += LANES) {
             const __m512 b0 = _mm512_loadu_ps(b);
             const __m512 b1 = panels > 1 ? _mm512_loadu_ps(b + p->panel_stride) : b0;
 #pragma GCC unroll 12
@@ -35,13 +40,14 @@ product_block(const struct gemm_product *p, int64_t row, int64_t panel, const in
         for (int j = 0; j < panels; j++) _mm512_storeu_ps(c + r * p->c_stride + j * LANES, sums[r][j]);
 }
 
-static void product_rows(const struct gemm_product *p, int64_t row, int64_t panel, int64_t rows, int panels) {
+static void product_rows(const struct gemm_product *p, int64_t row, int64_t panel, int64_t at, int64_t end,
+                         int64_t rows, int panels) {
 #define CASE(n)                                                                                              \
     case n:                                                                                                  \
         if (panels > 1)                                                                                      \
-            product_block(p, row, panel, n, 2);                                                              \
+            product_block(p, row, panel, at, end, n, 2);                                                     \
         else                                                                                                 \
-            product_block(p, row, panel, n, 1);                                                              \
+            product_block(p, row, panel, at, end, n, 1);                                                     \
         break
     switch (rows) {
         CASE(1);
@@ -57,17 +63,21 @@ static void product_rows(const struct gemm_product *p, int64_t row, int64_t pane
         CASE(11);
     default:
         if (panels > 1)
-            product_block(p, row, panel, ROWS, 2);
+            product_block(p, row, panel, at, end, ROWS, 2);
         else
-            product_block(p, row, panel, ROWS, 1);
+            product_block(p, row, panel, at, end, ROWS, 1);
     }
 #undef CASE
 }
 
 void gemm_product_f32_avx512(const struct gemm_product *p) {
+    const int64_t step = p->segment_count > 1 || p->depth == 0 ? p->depth + 1 : DEPTH;
     for (int64_t panel = 0; panel < p->panel_count; panel += 2)
-        for (int64_t row = 0; row < p->row_count; row += ROWS)
-            product_rows(p, row, panel, p->row_count - row, p->panel_count - panel > 1 ? 2 : 1);
+        for (int64_t at = 0; at < p->depth || at == 0; at += step) {
+            const int64_t end = p->depth - at < step ? p->depth : at + step;
+            for (int64_t row = 0; row < p->row_count; row += ROWS)
+                product_rows(p, row, panel, at, end, p->row_count - row, p->panel_count - panel > 1 ? 2 : 1);
+        }
 }
 
 // ------------------------------------------------------------------------------------------- conversion and packing
