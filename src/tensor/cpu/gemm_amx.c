@@ -10,7 +10,8 @@ enum {
     TILE_ROWS = 16,
     ROWS = 32,
     STEP = GEMM_DEPTH_STEP,
-    AHEAD = 8,   // lines of the next panels that a step fetches
+    SHARE = 8,   // lines of the next panels that belong to a block of rows in each step
+    AHEAD = 4,   // how many of them it fetches; the processor guesses the others
     DEPTH = 512, // of a panel pair that stays in the first-level cache
 };
 
@@ -131,7 +132,7 @@ whole_block(const struct gemm_product *p, struct block block, float *before, con
 }
 
 // What a block of rows fetches of the panels that come next: of the 2 x 16 lines of a step each of the first four blocks
-// takes eight.
+// takes SHARE.
 static const char *lines_ahead(const struct gemm_product *p, int64_t row, int64_t panel) {
     const char *next = p->panel_count - panel > 2
                            ? (const char *)p->segments[0].panels + (panel + 2) * p->panel_stride * 2
@@ -139,7 +140,7 @@ static const char *lines_ahead(const struct gemm_product *p, int64_t row, int64_
     const int64_t share = row / ROWS;
     if (!next || p->segment_count > 1 || share >= 4 || p->row_count < 4 * ROWS || p->panel_count % 2)
         return NULL;
-    return next + share / 2 * p->panel_stride * 2 + share % 2 * AHEAD * 64;
+    return next + share / 2 * p->panel_stride * 2 + share % 2 * SHARE * 64;
 }
 
 // Whole blocks of rows, depth block by depth block, so that the panels of one stay in the first-level cache while the

@@ -11,7 +11,7 @@
 #include <string.h>
 
 enum {
-    OUT_BLOCK = 128,          // outputs of a task (two times 64 for the gated epilogue)
+    OUT_BLOCK = 256,          // outputs of a task (two times 128 for the gated epilogue)
     GROUP = 2 * GEMM_LANES,   // tokens whose sums are formed together
     TOKENS_MOST = 2048,       // of a task
     TOKENS_LEAST = 64,        // of a task, where there are more
