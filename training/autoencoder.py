@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLFlux2
 
 from training.analysis import analyse, build_encoder
-from training.common import Clock, Ema, Mixer, Muon, load, run_workers, save, setup
+from training.common import Clock, Ema, Mixer, Muon, feed, load, run_workers, save, setup
 from training.fast import quicken
 from training.latents import normalisation
 from training.world import draw, scenes
@@ -65,6 +65,14 @@ def psnr(vae, u8, device, batch=16):
 
 
 def work(rank, a, shared, lock):
+    ck = load(a.out)
+
+    def make(k):
+        rng = np.random.default_rng((ck["step"] if ck else 0, rank, k))
+        return lambda: pictures(rng, a.batch)
+
+    supply = feed(make, a.feeders)
+    next(supply)  # the feeding processes start before the device does
     dev = setup(a.device, 1 if shared is not None else a.threads)
     torch.manual_seed(rank)
     mean, var = normalisation()
@@ -79,7 +87,7 @@ def work(rank, a, shared, lock):
     opt = torch.optim.AdamW([p for p in params if id(p) not in chosen], lr=a.lr, betas=(0.9, 0.99), weight_decay=0.0)
     ema = Ema(params, 0.998)
     step, done = 0, 0.0
-    if (ck := load(a.out)) is not None:
+    if ck is not None:
         vae.load_state_dict(ck["raw"])
         if "muon" in ck:
             opt.load_state_dict(ck["opt"])
@@ -107,7 +115,7 @@ def work(rank, a, shared, lock):
         rate = min(1, (step + 1) / 100) * (1 if share < 0.5 else max(0.02, 2 * (1 - share)))
         for g in opt.param_groups:
             g["lr"] = a.lr * rate
-        u8 = pictures(rng, a.batch)
+        u8 = next(supply)
         if share < a.crops:
             corner = rng.integers(0, 65, (2 * len(u8), 2))
             u8 = np.stack([u8[i // 2][r:r + 64, c:c + 64] for i, (r, c) in enumerate(corner)])
@@ -145,6 +153,7 @@ def main():
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--threads", type=int, default=2, help="threads, where there is one worker")
     ap.add_argument("--workers", type=int, default=1, help="one-thread workers that share the model (CPU)")
+    ap.add_argument("--feeders", type=int, default=0, help="processes that draw pictures (for a GPU)")
     ap.add_argument("--minutes", type=float, default=25)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--lr", type=float, default=2e-3)

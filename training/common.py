@@ -55,6 +55,28 @@ class Clock:
         return self.spent() / self.seconds
 
 
+def feed(make, count, ahead=4):
+    """An endless supply of make(k)(), k = 0 .. count - 1 naming the process that makes it; with count 0 it is made here.
+    Start it before the device is touched: the processes are forked."""
+    if count == 0:
+        one = make(0)
+        while True:
+            yield one()
+    ctx = torch.multiprocessing.get_context("fork")
+    queue = ctx.Queue(ahead * count)
+
+    def go(k):
+        torch.set_num_threads(1)
+        one = make(k)
+        while True:
+            queue.put(one())
+
+    for k in range(count):
+        ctx.Process(target=go, args=(k,), daemon=True).start()
+    while True:
+        yield queue.get()
+
+
 class Mixer:
     """Lets several one-thread workers train one model on a shared CPU without waiting for one another: now and then a
     worker moves the shared parameters half-way to its own, under a lock, and goes on from there. With one worker it

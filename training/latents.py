@@ -7,6 +7,9 @@ in any picture of the pool.
 """
 
 import argparse
+import functools
+import multiprocessing
+import os
 import pickle
 import time
 
@@ -54,20 +57,27 @@ def tokens(u8, mean, var):
     return p.reshape(len(p), 128, -1).transpose(0, 2, 1)
 
 
+def encoded(part, mean, var):
+    return tokens(np.stack([draw.draw(sc) for sc in part]), mean, var).astype(np.float16)
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--scale", type=float, default=1.0, help="how many times the 80,000 pictures of the pool")
+    ap.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1) - 1))
     ap.add_argument("--seed", type=int, default=20)
     ap.add_argument("--out", default="build/training/latents")
     a = ap.parse_args()
     mean, var = normalisation()
     pool, items = plan(np.random.default_rng(a.seed), a.scale)
     out = np.lib.format.open_memmap(a.out + ".npy", mode="w+", dtype=np.float16, shape=(len(pool), 64, 128))
-    t0, step = time.time(), 64
-    for i in range(0, len(pool), step):
-        out[i:i + step] = tokens(np.stack([draw.draw(sc) for sc in pool[i:i + step]]), mean, var)
-        if i // step % 100 == 0:
-            print(f"{i} of {len(pool)}, {i / (time.time() - t0 + 1e-9):.0f}/s", flush=True)
+    t0, step = time.time(), 256
+    parts = [pool[i:i + step] for i in range(0, len(pool), step)]
+    with multiprocessing.Pool(a.processes) as workers:
+        for k, t in enumerate(workers.imap(functools.partial(encoded, mean=mean, var=var), parts)):
+            out[k * step:k * step + len(t)] = t
+            if k % 25 == 0:
+                print(f"{k * step} of {len(pool)}, {k * step / (time.time() - t0 + 1e-9):.0f}/s", flush=True)
     out.flush()
     np.savez(a.out + ".npz", mean=mean, var=var)
     with open(a.out + ".pkl", "wb") as f:

@@ -6,7 +6,6 @@ then starts from prompt embeddings that already mean something, and trains the e
 """
 
 import argparse
-import multiprocessing as mp
 import time
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
-from training.common import Clock, load, save, setup
+from training.common import Clock, feed, save, setup
 from training.fast import attention
 from training.tokenizer import Encoder, TEXT_LENGTH, VOCAB
 from training.world import captions, edits, names, scenes
@@ -175,23 +174,32 @@ def sample(rng):
     return captions.caption(sc, rng), targets(None, sc, None)
 
 
-def _producer(seed, folder, batch, queue):
-    rng, enc = np.random.default_rng(seed), Encoder(folder)
-    while True:
-        rows = [sample(rng) for _ in range(batch)]
-        queue.put((*pack(enc, [r[0] for r in rows]), np.stack([r[1] for r in rows])))
+def batches(folder, batch, feeders):
+    """An endless supply of (ids, lengths, targets)."""
+    def make(k):
+        rng, enc = np.random.default_rng((31, k)), Encoder(folder)
+
+        def one():
+            rows = [sample(rng) for _ in range(batch)]
+            return (*pack(enc, [r[0] for r in rows]), np.stack([r[1] for r in rows]))
+        return one
+
+    return feed(make, feeders)
 
 
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--feeders", type=int, default=1, help="processes that prepare batches")
     ap.add_argument("--minutes", type=float, default=8)
     ap.add_argument("--batch", type=int, default=128)
     ap.add_argument("--lr", type=float, default=3e-3)
     ap.add_argument("--tokenizer", default="build/training/tokenizer")
     ap.add_argument("--out", default="build/training/text.pt")
     a = ap.parse_args()
+    supply = batches(a.tokenizer, a.batch, a.feeders)
+    next(supply)  # the feeding processes start before the device does
     dev = setup(a.device, a.threads)
     model = TextEncoder().to(dev)
     head = nn.Linear(HIDDEN * len(TAPS), sum(n for _, n in FIELDS)).to(dev)
@@ -204,13 +212,11 @@ def main():
     params = model.trained() + list(head.parameters())
     print("parameters", sum(p.numel() for p in model.parameters()), flush=True)
     opt = torch.optim.AdamW(params, lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    queue = mp.Queue(8)
-    mp.Process(target=_producer, args=(31, a.tokenizer, a.batch, queue), daemon=True).start()
     clock, step, t0 = Clock(a.minutes * 60), 0, time.time()
     while clock.share() < 1:
         for g in opt.param_groups:
             g["lr"] = a.lr * min(1, (step + 1) / 200) * max(0.02, 0.5 * (1 + np.cos(np.pi * clock.share())))
-        ids, lengths, t = (torch.from_numpy(x).to(dev) for x in queue.get())
+        ids, lengths, t = (torch.from_numpy(x).to(dev) for x in next(supply))
         with torch.autocast(dev.type, torch.bfloat16):
             logits = head(model.last(ids, lengths))
         t = t.long()

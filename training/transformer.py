@@ -8,7 +8,6 @@ one, two, or three to four reference images), so that shapes stay few.
 import argparse
 import copy
 import math
-import multiprocessing as mp
 import pickle
 import time
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from diffusers import Flux2Transformer2DModel
 from torch import nn
 
-from training.common import Clock, Ema, Mixer, Muon, load, run_workers, save, setup
+from training.common import Clock, Ema, Mixer, Muon, feed, load, run_workers, save, setup
 from training.fast import attention
 from training.text import CONFIG as TEXT_CONFIG
 from training.text import HIDDEN, TAPS, TextEncoder, pack
@@ -295,7 +294,29 @@ def draw_sigma(rng, n):
     return np.clip(np.where(rng.random(n) < 0.5, a, b), 0.002, 1.0).astype(np.float32)
 
 
+KINDS = ["none", "one", "two", "more"]
+
+
+def batches(a, rank, start):
+    """An endless supply of (kind, ids, lengths, references, targets)."""
+    mix = np.array([float(v) for v in a.mix.split(",")])
+    sizes = {"none": a.batch, "one": a.batch * 2 // 3, "two": a.batch // 2, "more": a.batch // 3}
+
+    def make(k):
+        pool, rng = Pool(a.latents, a.tokenizer, (start, rank, k, 0)), np.random.default_rng((start, rank, k, 1))
+
+        def one():
+            kind = KINDS[rng.choice(4, p=mix / mix.sum())]
+            return (kind,) + pool.batch(kind, max(1, sizes[kind]))
+        return one
+
+    return feed(make, a.feeders)
+
+
 def work(rank, a, shared, lock):
+    ck = load(a.out)
+    supply = batches(a, rank, ck["step"] if ck else 0)
+    first = next(supply)  # the feeding processes start before the device does
     dev = setup(a.device, 1 if shared is not None else a.threads)
     torch.manual_seed(100 + rank)
     model = Model().to(dev)
@@ -303,8 +324,7 @@ def work(rank, a, shared, lock):
     if a.text:
         model.text.load_state_dict(load(a.text)["model"])
         with torch.no_grad():
-            pool = Pool(a.latents, a.tokenizer, 3)
-            ids, lengths, _, _ = pool.batch("none", 64)
+            _, ids, lengths, _, _ = first
             std = model.text(torch.from_numpy(ids).to(dev), torch.from_numpy(lengths).to(dev)).std()
             model.dit.context_embedder.weight.div_(std)
     half = copy.deepcopy(model).to(torch.bfloat16)
@@ -323,7 +343,7 @@ def work(rank, a, shared, lock):
                               {"params": text, "scale": 0.3}], lr=a.lr, betas=(0.9, 0.98), weight_decay=0.0)
     ema = Ema(params, a.ema)
     step, done, seen = 0, 0.0, 0
-    if (ck := load(a.out)) is not None:
+    if ck is not None:
         model.load_state_dict(ck["raw"])
         if ck.get("adam"):
             adam.load_state_dict(ck["adam"])
@@ -331,12 +351,9 @@ def work(rank, a, shared, lock):
                 b.copy_(c)
         ema.avg, ema.steps, step, done, seen = [t.to(dev) for t in ck["ema"]], ck["step"], ck["step"], ck["share"], ck["seen"]
     mixer = Mixer(params, shared, lock, 6)
-    pool = Pool(a.latents, a.tokenizer, 10 + rank + 100 * step)
     rng = np.random.default_rng(50 + rank + step)
     clock = Clock(a.minutes * 60)
-    kinds, mix = ["none", "one", "two", "more"], np.array([float(v) for v in a.mix.split(",")])
-    sizes = {"none": a.batch, "one": a.batch * 2 // 3, "two": a.batch // 2, "more": a.batch // 3}
-    sums = {k: [0.0, 0] for k in kinds}
+    sums = {k: [0.0, 0] for k in KINDS}
     last = t0 = time.time()
     was = seen
 
@@ -353,8 +370,7 @@ def work(rank, a, shared, lock):
         rate = min(1, (step + 1) / 150) * (1.0 if share < 0.6 else max(0.02, (1 - share) / 0.4))
         with torch.no_grad():
             torch._foreach_copy_(lows, params)
-        kind = kinds[rng.choice(4, p=mix / mix.sum())]
-        ids, lengths, refs, x = pool.batch(kind, sizes[kind])
+        kind, ids, lengths, refs, x = next(supply)
         n = len(x)
         x0 = torch.from_numpy(x).to(dev).float()
         eps = torch.randn_like(x0)
@@ -385,7 +401,7 @@ def work(rank, a, shared, lock):
             report = " ".join(f"{k} {s / c:.4f}" for k, (s, c) in sums.items() if c)
             print(f"step {step} {clock.spent():.0f}s share {share:.3f} seen {seen} loss {report} "
                   f"{(seen - was) / (time.time() - t0):.1f} samples/s a worker", flush=True)
-            sums = {k: [0.0, 0] for k in kinds}
+            sums = {k: [0.0, 0] for k in KINDS}
             t0, was = time.time(), seen
         if rank == 0 and time.time() - last > 150:
             checkpoint(share)
@@ -400,6 +416,7 @@ def main():
     ap.add_argument("--threads", type=int, default=2, help="threads, where there is one worker")
     ap.add_argument("--workers", type=int, default=1, help="one-thread workers that share the model (CPU)")
     ap.add_argument("--compile", action="store_true", help="compile the blocks: a third faster, minutes to start")
+    ap.add_argument("--feeders", type=int, default=0, help="processes that prepare batches (for a GPU)")
     ap.add_argument("--minutes", type=float, default=75)
     ap.add_argument("--batch", type=int, default=48)
     ap.add_argument("--lr", type=float, default=1.5e-3)
