@@ -162,6 +162,8 @@ def _overlap(alpha, area, shape, x, y, r):
 def _fit_shape(alpha):
     """-> (overlap, shape, x, y, r) of the drawn shape nearest to a soft mask, float [128, 128] in [0, 1]."""
     area = float(alpha.sum())
+    if area < 20:
+        return 0.0, SHAPES[0], 64.0, 64.0, 1.0
     cy = float((alpha.sum(1) * (np.arange(128) + 0.5)).sum()) / area
     cx = float((alpha.sum(0) * (np.arange(128) + 0.5)).sum()) / area
     found = []
