@@ -486,7 +486,11 @@ static bool handle_job_event(struct queue *queue, enum queue_event_kind kind, st
     bool current;
     if (!is_current(queue, place, &current, error)) return false;
     if (!current) return true;
-    if (kind == QUEUE_STARTED) queue->running->acknowledged = true;
+    if (kind == QUEUE_STARTED) {
+        pthread_mutex_lock(&queue->lock);
+        queue->running->acknowledged = true;
+        pthread_mutex_unlock(&queue->lock);
+    }
     struct queue_event event = {.kind = kind};
     if (!read_event(queue, place, &event, error)) return false;
     if (kind == QUEUE_FAILED) {
@@ -743,9 +747,10 @@ void queue_close(struct queue *queue) {
 
 void queue_state(struct queue *queue, struct queue_state *state) {
     pthread_mutex_lock(&queue->lock);
+    bool taken = queue->running && queue->running->acknowledged;
     *state = (struct queue_state){.ready = queue->ready,
-                                  .waiting = queue->waiting_count,
-                                  .running = queue->running ? 1 : 0,
+                                  .waiting = queue->waiting_count + (queue->running && !taken),
+                                  .running = taken,
                                   .workers_started = queue->workers_started,
                                   .job_seconds = queue->job_seconds};
     pthread_mutex_unlock(&queue->lock);

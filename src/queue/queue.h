@@ -108,7 +108,7 @@ struct queue_model {
 
 struct queue_state {
     bool ready;           // a worker is up and has opened the model
-    int waiting, running; // jobs
+    int waiting, running; // jobs; one runs from when a worker has acknowledged it
     int workers_started;  // since queue_open
     double job_seconds;   // what a job took lately (a running mean), 0 before the first
 };
