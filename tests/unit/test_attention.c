@@ -181,6 +181,15 @@ static void masks_the_future(void **state) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) run_everywhere(&shapes[i]);
 }
 
+// Whole blocks take a path of their own on some instruction sets, with a shift that follows only large scores.
+static void walks_whole_blocks(void **state) {
+    const struct shape shapes[] = {{1, 96, 1184, 2, 1, 128, false, 0, 0, 0, 1, 0, 5},
+                                   {1, 160, 1100, 1, 1, 128, false, 0, 0, 0, 40, 0, 5},
+                                   {1, 64, 1600, 1, 1, 128, false, 0, 0, 0, 400, 0, 3},
+                                   {1, 1100, 1100, 1, 1, 128, true, 0, 0, 0, 20, 8, 41}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) run_everywhere(&shapes[i]);
+}
+
 // Keys outside the range may hold anything; queries that see nothing give zeros.
 static void keeps_to_the_range(void **state) {
     const struct shape shapes[] = {{1, 50, 400, 2, 1, 64, false, 0, 17, 333, 1, 0, 1},
@@ -193,6 +202,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attends_odd_lengths),
         cmocka_unit_test(masks_the_future),
+        cmocka_unit_test(walks_whole_blocks),
         cmocka_unit_test(keeps_to_the_range),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

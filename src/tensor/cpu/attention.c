@@ -12,9 +12,11 @@
 #include <string.h>
 
 enum {
-    QUERY_BLOCK = 256, // queries of a task
-    QUERY_TILE = 64,   // queries that go through scores and softmax together
-    KEY_BLOCK = 512,   // a multiple of GEMM_DEPTH_STEP
+    QUERY_BLOCK = 256,             // queries of a task
+    QUERY_TILE = 64,               // queries that go through scores and softmax together
+    KEY_BLOCK = 512,               // a multiple of GEMM_DEPTH_STEP
+    SCORE_STRIDE = KEY_BLOCK + 16, // of rows in scratch: an odd number of cache lines, in f32 and in bf16
+    PROBABILITY_STRIDE = KEY_BLOCK + 32,
     GROUP_BYTES = 64 << 20,
     HEAD_DIM_MOST = 512,
 };
@@ -117,10 +119,10 @@ static void pack_task(void *context, int64_t index, int worker) {
     const int64_t batch = pair / job->attention->kv_heads, column = pair % job->attention->kv_heads * dim;
     const size_t bytes = value_bytes(job->element);
     int64_t stride;
-    const void *from = elements_of(job, job->k, batch, job->first + key, count, column, dim, dim, false,
+    const void *from = elements_of(job, job->k, batch, job->first + key, count, column, dim, dim, true,
                                    cpu_scratch(job->device, worker), &stride);
     pack_keys(job, from, stride, key, count, job->packed_keys + (size_t)(slot * job->keys_stride) * bytes);
-    from = elements_of(job, job->v, batch, job->first + key, count, column, dim, dim, false,
+    from = elements_of(job, job->v, batch, job->first + key, count, column, dim, dim, true,
                        cpu_scratch(job->device, worker), &stride);
     pack_values(job, from, stride, key, count,
                 job->packed_values + (size_t)(slot * job->values_stride) * bytes);
@@ -136,8 +138,8 @@ struct query_task {
     int64_t query_stride;      // values
     float *sums;               // [QUERY_BLOCK][head_columns]
     struct softmax *states;    // [QUERY_BLOCK]
-    float *scores;             // [QUERY_TILE][KEY_BLOCK]
-    uint16_t *probabilities;   // [QUERY_TILE][KEY_BLOCK]
+    float *scores;             // [QUERY_TILE][SCORE_STRIDE]
+    uint16_t *probabilities;   // [QUERY_TILE][PROBABILITY_STRIDE]
 };
 
 // How many keys, counted from the first in range, a query row sees.
@@ -147,26 +149,25 @@ static int64_t visible_keys(const struct attention_job *job, int64_t query) {
     return end < 0 ? 0 : end < job->keys ? end : job->keys;
 }
 
-static void score_tile(const struct query_task *task, int64_t tile, int64_t rows, int64_t key,
-                       int64_t count) {
-    const struct attention_job *job = task->job;
-    const size_t bytes = value_bytes(job->element);
-    const struct gemm_segment segment = {
-        (const char *)task->queries + (size_t)(tile * task->query_stride) * bytes,
-        task->keys + (size_t)(key * job->head_depth) * bytes,
-    };
-    const struct gemm_product product = {
-        .segments = &segment,
+static struct gemm_segment score_segment(const struct query_task *task, int64_t tile, int64_t key) {
+    const size_t bytes = value_bytes(task->job->element);
+    return (struct gemm_segment){(const char *)task->queries + (size_t)(tile * task->query_stride) * bytes,
+                                 task->keys + (size_t)(key * task->job->head_depth) * bytes};
+}
+
+static struct gemm_product score_product(const struct query_task *task, const struct gemm_segment *segment,
+                                         int64_t rows, int64_t count) {
+    return (struct gemm_product){
+        .segments = segment,
         .segment_count = 1,
         .row_count = rows,
         .panel_count = (count + GEMM_LANES - 1) / GEMM_LANES,
-        .depth = job->head_depth,
+        .depth = task->job->head_depth,
         .row_stride = task->query_stride,
-        .panel_stride = job->head_depth * GEMM_LANES,
+        .panel_stride = task->job->head_depth * GEMM_LANES,
         .c = task->scores,
-        .c_stride = KEY_BLOCK,
+        .c_stride = SCORE_STRIDE,
     };
-    gemm_run(job->kernels, job->element, &product);
 }
 
 // Adds probabilities times values; [depth] keys, a multiple of the step.
@@ -184,7 +185,7 @@ static void value_tile(const struct query_task *task, int64_t tile, int64_t rows
         .row_count = rows,
         .panel_count = job->head_columns / GEMM_LANES,
         .depth = depth,
-        .row_stride = KEY_BLOCK,
+        .row_stride = bf16 ? PROBABILITY_STRIDE : SCORE_STRIDE,
         .panel_stride = job->padded_keys * GEMM_LANES,
         .c = task->sums + tile * job->head_columns,
         .c_stride = job->head_columns,
@@ -193,24 +194,57 @@ static void value_tile(const struct query_task *task, int64_t tile, int64_t rows
     gemm_run(job->kernels, job->element, &product);
 }
 
-// Scores, softmax and sums of [rows] queries from [tile] on against the block of keys at [key].
-static void attend_tile(const struct query_task *task, int64_t tile, int64_t rows, int64_t key) {
+// Probabilities of [rows] queries from [tile] on and [count] keys from [key] on, row by row; what a row summed before
+// follows its shift.
+static void softmax_tile(const struct query_task *task, int64_t tile, int64_t rows, int64_t key,
+                         int64_t count) {
     const struct attention_job *job = task->job;
     const bool bf16 = job->element == DTYPE_BF16;
-    const int64_t seen = visible_keys(job, task->query + tile + rows - 1) - key;
-    if (seen <= 0) return;
-    const int64_t count = seen < KEY_BLOCK ? seen : KEY_BLOCK, padded = gemm_depth(count);
-    score_tile(task, tile, rows, key, count);
+    const struct gemm_segment segment = score_segment(task, tile, key);
+    const struct gemm_product product = score_product(task, &segment, rows, count);
+    gemm_run(job->kernels, job->element, &product);
     for (int64_t r = 0; r < rows; r++) {
         const int64_t sees = visible_keys(job, task->query + tile + r) - key;
         const int64_t valid = sees < 0 ? 0 : sees < count ? sees : count;
-        float *sums = task->sums + (tile + r) * job->head_columns;
         const float factor = job->kernels->softmax_row(
-            task->scores + r * KEY_BLOCK, valid, padded, job->attention->scale, &task->states[tile + r],
-            job->round, bf16 ? task->probabilities + r * KEY_BLOCK : NULL);
-        if (factor != 1) job->kernels->scale_row(sums, job->head_columns, factor);
+            task->scores + r * SCORE_STRIDE, valid, gemm_depth(count), job->attention->scale,
+            &task->states[tile + r], job->round, bf16 ? task->probabilities + r * PROBABILITY_STRIDE : NULL);
+        if (factor != 1)
+            job->kernels->scale_row(task->sums + (tile + r) * job->head_columns, job->head_columns, factor);
     }
-    value_tile(task, tile, rows, key, padded);
+}
+
+// The shifts that a first look at 32 keys gives; sums are 0 still.
+static void first_shifts(const struct query_task *task, const struct gemm_segment *segment, int64_t tile,
+                         int64_t rows) {
+    const struct gemm_product product = score_product(task, segment, rows, 32);
+    gemm_run(task->job->kernels, task->job->element, &product);
+    for (int64_t r = 0; r < rows; r++)
+        task->job->kernels->softmax_shift(task->scores + r * SCORE_STRIDE, 32, task->job->attention->scale,
+                                          &task->states[tile + r]);
+}
+
+// The same in one pass, where there is a kernel for it and the block is whole; false otherwise.
+static bool probability_tile(const struct query_task *task, int64_t tile, int64_t rows, int64_t key,
+                             int64_t count) {
+    const struct attention_job *job = task->job;
+    if (!job->kernels->probabilities || job->element != DTYPE_BF16) return false;
+    if (job->head_depth != GEMM_PROBABILITIES_DEPTH || rows % 32 || count % 32) return false;
+    if (visible_keys(job, task->query + tile) - key < count) return false;
+    const struct gemm_segment segment = score_segment(task, tile, key);
+    const struct gemm_product product = score_product(task, &segment, rows, count);
+    if (key == 0) first_shifts(task, &segment, tile, rows);
+    return job->kernels->probabilities(&product, job->attention->scale, task->states + tile,
+                                       task->probabilities, PROBABILITY_STRIDE);
+}
+
+// Scores, softmax and sums of [rows] queries from [tile] on against the block of keys at [key].
+static void attend_tile(const struct query_task *task, int64_t tile, int64_t rows, int64_t key) {
+    const int64_t seen = visible_keys(task->job, task->query + tile + rows - 1) - key;
+    if (seen <= 0) return;
+    const int64_t count = seen < KEY_BLOCK ? seen : KEY_BLOCK;
+    if (!probability_tile(task, tile, rows, key, count)) softmax_tile(task, tile, rows, key, count);
+    value_tile(task, tile, rows, key, gemm_depth(count));
 }
 
 static void attend_block(const struct query_task *task) {
@@ -240,8 +274,8 @@ static void attend_task(void *context, int64_t index, int worker) {
     task.values = job->packed_values + (size_t)(slot * job->values_stride) * bytes;
     task.sums = (float *)scratch;
     task.scores = task.sums + QUERY_BLOCK * HEAD_DIM_MOST;
-    task.probabilities = (uint16_t *)(task.scores + QUERY_TILE * KEY_BLOCK);
-    task.states = (struct softmax *)(task.probabilities + QUERY_TILE * KEY_BLOCK);
+    task.probabilities = (uint16_t *)(task.scores + QUERY_TILE * PROBABILITY_STRIDE);
+    task.states = (struct softmax *)(task.probabilities + QUERY_TILE * PROBABILITY_STRIDE);
     task.queries = elements_of(job, job->q, batch, task.query, task.count, head * attention->head_dim,
                                attention->head_dim, job->head_depth, true, task.states + QUERY_BLOCK,
                                &task.query_stride);

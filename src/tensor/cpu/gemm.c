@@ -34,7 +34,12 @@ static const struct gemm_kernels tables[CPU_ISA_COUNT] = {
                         GEMM_F32_SIDE(avx512),
                         GEMM_BF16_SIDE,
                         .product_bf16 = gemm_product_bf16_avx512bf16},
-    [CPU_AMX] = {.name = "amx", GEMM_F32_SIDE(avx512), GEMM_BF16_SIDE, .product_bf16 = gemm_product_bf16_amx},
+    [CPU_AMX] = {.name = "amx",
+                 GEMM_F32_SIDE(avx512),
+                 GEMM_BF16_SIDE,
+                 .product_bf16 = gemm_product_bf16_amx,
+                 .softmax_shift = gemm_softmax_shift_avx512,
+                 .probabilities = gemm_probabilities_amx},
 #endif
 };
 

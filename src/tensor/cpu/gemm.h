@@ -49,7 +49,11 @@ struct softmax {
     float sums[GEMM_LANES]; // whose sum is the denominator
 };
 
-enum { SOFTMAX_SLACK = 30 };
+enum {
+    SOFTMAX_SLACK = 30,
+    GEMM_PROBABILITIES_DEPTH = 128,
+    GEMM_PROBABILITIES_ROWS = 128,
+};
 
 typedef void gemm_function(const struct gemm_product *product);
 
@@ -92,6 +96,15 @@ struct gemm_kernels {
     // below 1e-6 in f32, below 2e-4 (a twentieth of its rounding) where the result is bf16.
     float (*softmax_row)(float *scores, int64_t valid, int64_t count, float scale, struct softmax *state,
                          bool round, uint16_t *p);
+    // Beside `probabilities`: brings a state's shift up to date with [valid] scores, as softmax_row does first.
+    float (*softmax_shift)(const float *scores, int64_t valid, float scale, struct softmax *state);
+    // Scores and softmax together, where a set can overlap them; NULL otherwise. For a product of queries and keys with a
+    // depth of GEMM_PROBABILITIES_DEPTH, rows a multiple of 32 and at most GEMM_PROBABILITIES_ROWS, an even number of
+    // panels, every key seen by every query, and states that have a shift: writes the probabilities to p [rows, p_stride]
+    // and adds them to the states, as softmax_row would; or returns false, with the states as they were, when a score
+    // exceeds its row's shift by so much that the shift must follow.
+    bool (*probabilities)(const struct gemm_product *scores, float scale, struct softmax *states, uint16_t *p,
+                          int64_t p_stride);
     void (*scale_row)(float *row, int64_t count, float factor); // row *= factor
 
     // Epilogues of one row of [count] outputs: r is the product, scaled and biased already.

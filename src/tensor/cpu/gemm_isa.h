@@ -42,5 +42,6 @@ void gemm_pack_columns_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, 
 float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);
 
 void gemm_product_bf16_amx(const struct gemm_product *);
+bool gemm_probabilities_amx(const struct gemm_product *, float, struct softmax *, uint16_t *, int64_t);
 
 #endif

@@ -73,9 +73,10 @@ static float largest(const float *scores, int64_t valid) {
 float gemm_softmax_shift_avx512(const float *scores, int64_t valid, float scale, struct softmax *state) {
     const float before = state->shift, most = valid > 0 ? largest(scores, valid) * scale : -INFINITY;
     if (!(most > before + SOFTMAX_SLACK) && !(before == -INFINITY && valid > 0)) return 1;
-    const float factor = _mm512_cvtss_f32(exp_512(_mm512_set1_ps(before - most)));
-    gemm_scale_row_avx512(state->sums, LANES, before == -INFINITY ? 0 : factor);
     state->shift = most;
+    if (before == -INFINITY) return 0; // nothing was summed yet
+    const float factor = _mm512_cvtss_f32(exp_512(_mm512_set1_ps(before - most)));
+    gemm_scale_row_avx512(state->sums, LANES, factor);
     return factor;
 }
 
