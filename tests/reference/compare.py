@@ -46,6 +46,7 @@ REQUESTS = [
     ("d", "text", "a yellow star behind a green hill", [], dict(seed=8, guidance=4.0)),
     ("d", "edit-1", "make it night", [(112, 90)], dict(seed=9, guidance=4.0, steps=4)),
 ]
+HALF = "c"  # the model that is written with f16 weights too
 SCHEDULE_SIZES = [(64, 64), (160, 96), (512, 256)]
 BIG_SIZES = [(1040, 1040), (1072, 1040)]  # 4225 and 4355 tokens: both sides of the step in mu
 
@@ -338,6 +339,14 @@ def check_all(limn, references, folders, own, files, quick=False):
                 check_parts(table, kind, got, references[model], request, deep)
 
             guarded(table, f"{kind} requests that ran", one)
+    half = next(r for r in REQUESTS if r[0] == HALF and r[3])
+
+    def stored_half():
+        folder = f"{HALF}-f16"
+        got = limn.dump(folders[folder], half[2], request_images(half), compute="f32", **half[4])
+        check_parts(table, "f32", got, references[folder], (half[0], f"{half[1]}, f16 weights", *half[2:]))
+
+    guarded(table, "f32 requests that ran", stored_half)
     steps = (4, 8) if quick else (*range(4, 13), 16, 20, 25, 28, 30, 40, 50)
     b = folders["b-f32"], references["b-f32"]
     guarded(table, "noise: difference", check_noise, table, limn, *b)
@@ -454,7 +463,8 @@ def main():
         scratch = pathlib.Path(scratch)
         folders, references = {}, {}
         for name, spec in make_models.MODELS.items():
-            for folder in make_models.write_model(scratch, name, spec, [torch.float32, torch.bfloat16]):
+            dtypes = [torch.float32, torch.bfloat16] + ([torch.float16] if name == HALF else [])
+            for folder in make_models.write_model(scratch, name, spec, dtypes):
                 folders[folder.name] = folder
                 references[folder.name] = Reference(folder)  # computes in f32 over either storage
         own = Reference(folders["d-bf16"], torch.bfloat16)

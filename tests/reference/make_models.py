@@ -230,14 +230,14 @@ def diffusers_config(model):
 
 
 def write_model(folder, name, spec, dtypes):
-    """Writes FOLDER/NAME for one dtype, FOLDER/NAME-f32 and FOLDER/NAME-bf16 for two."""
+    """Writes FOLDER/NAME for one dtype, FOLDER/NAME-f32, FOLDER/NAME-bf16 and so on for several."""
     generator = torch.Generator().manual_seed(spec["seed"])
     transformer = make_transformer(spec, generator)
     vae = make_vae(spec, generator)
     config, text = make_text_encoder(spec, generator)
     form = tokenizers_small.train(spec["pattern"], spec["vocabulary"], spec["ignore_merges"])
     for dtype in dtypes:
-        suffix = "" if len(dtypes) == 1 else {torch.float32: "-f32", torch.bfloat16: "-bf16"}[dtype]
+        suffix = "" if len(dtypes) == 1 else {torch.float32: "-f32", torch.bfloat16: "-bf16", torch.float16: "-f16"}[dtype]
         out = pathlib.Path(folder) / (name + suffix)
         shards = spec["shards"]
         save_tensors(out / "transformer", "diffusion_pytorch_model", transformer.state_dict(), shards, dtype)
