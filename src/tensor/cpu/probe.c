@@ -76,5 +76,6 @@ double probe_reading(struct device *device, double seconds) {
     struct probe probe = {.memory = memory, .seconds = seconds};
     const double rate = run(device, &probe, read_task);
     workspace_release(device, mark);
+    workspace_trim(device);
     return rate;
 }
