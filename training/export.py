@@ -75,7 +75,8 @@ def export(folder, model, vae, tokenizer, trained):
     write(f"{folder}/limn.json", {
         "limn": 1, "name": "pictogram", "system_message": SYSTEM_MESSAGE, "text_taps": list(TAPS),
         "text_length": TEXT_LENGTH, "default_size": "128x128", "sizes": ["128x128"], "steps": 8, "guidance": 2.5,
-        "sigmas": TURBO, "reference_area": 16384, "trained": trained, "licence": "Apache-2.0"})
+        "sigmas": TURBO, "reference_area": 16384, "trained": trained, "licence": "Apache-2.0",
+        "software": "AI generated;limn", "make": "limn"})
     return n
 
 
