@@ -93,7 +93,7 @@ def work(rank, a, shared, lock):
             opt.load_state_dict(ck["opt"])
             for b, c in zip(muon.buf, ck["muon"]):
                 b.copy_(c)
-        ema.avg, ema.steps, step, done = ck["ema"], ck["step"], ck["step"], ck["share"]
+        ema.avg, ema.steps, step, done = [t.to(dev) for t in ck["ema"]], ck["step"], ck["step"], ck["share"]
     mixer = Mixer(params, shared, lock)
     rng = np.random.default_rng(1000 + step * 7 + rank)
     held = np.stack([draw.draw(scenes.random_scene(np.random.default_rng(10 ** 6 + i), True)) for i in range(64)])
