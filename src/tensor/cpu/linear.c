@@ -19,6 +19,7 @@ enum {
     WEIGHT_BYTES = 768 << 10, // of a task's weights at one time
     TOKENS_DIRECT = 64,       // up to so many tokens weights are not copied
     SINGLE_OUT_BLOCK = 64,    // outputs of a task of the single-row path
+    ROWS_AHEAD = 6,           // rows whose lines are fetched before they are copied
     RUNS_MOST = 2 * LINEAR_PARTS_MOST,
     PAD = 32, // values between rows in scratch, so that their distance is an odd number of cache lines
 };
@@ -175,6 +176,11 @@ struct elements {
     int64_t stride; // values
 };
 
+// Asks for the lines of a row that is copied soon: rows lie pages apart, where the processor's own prefetch stops.
+static void fetch(const char *from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Rows [row, row + count) and columns [at, at + depth) of a weight as elements with [padded] columns: in place, or
 // converted into [scratch].
 static struct elements elements_of(const struct job *job, const struct weight_rows *rows, int64_t row,
@@ -183,8 +189,10 @@ static struct elements elements_of(const struct job *job, const struct weight_ro
     const char *from = (const char *)rows->data + (size_t)row * rows->row_bytes + dtype_bytes(rows->type, at);
     if (is_direct(job, rows, depth)) return (struct elements){from, (int64_t)(rows->row_bytes / bytes)};
     const int64_t stride = (padded + 63) / 64 * 64 + PAD;
+    const size_t stored_bytes = dtype_bytes(rows->type, depth);
     for (int64_t r = 0; r < count; r++, from += rows->row_bytes) {
         char *to = (char *)scratch + (size_t)(r * stride) * bytes;
+        if (r + ROWS_AHEAD < count) fetch(from + ROWS_AHEAD * rows->row_bytes, stored_bytes);
         if (job->element == DTYPE_BF16)
             job->kernels->convert_bf16(rows->type, from, depth, (uint16_t *)to);
         else
