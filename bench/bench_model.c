@@ -346,8 +346,12 @@ static void bench_autoencoder(struct measure *measure, struct autoencoder *autoe
 // ---------------------------------------------------------------------------------------------------------------- main
 
 static struct options parse(int count, char **arguments) {
-    struct options options = {
-        .threads = 2, .rounds = 3, .divide = 1, .sizes = "256,512,1024", .only = "", .folder = "build/bench-model"};
+    struct options options = {.threads = 2,
+                              .rounds = 3,
+                              .divide = 1,
+                              .sizes = "256,512,1024",
+                              .only = "",
+                              .folder = "build/bench-model"};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i], *value = i + 1 < count ? arguments[i + 1] : "";
         const int number = atoi(value);

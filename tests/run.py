@@ -85,6 +85,12 @@ def layers():
     return passed + (status != 0), failed + (status == 0)
 
 
+def formatted():
+    """Every C file is as clang-format leaves it."""
+    files = must(["git", "ls-files", "*.c", "*.h"]).split()
+    return check(["clang-format-14", "--dry-run", "--Werror", *files])
+
+
 def build(preset):
     def step():
         return check(["scripts/build", preset], timeout=1800)
@@ -214,7 +220,7 @@ def reference():
 def steps_for(options):
     if options.reference:
         return [("build release", build("release")), ("reference pipeline", reference)]
-    return [("layers", layers),
+    return [("layers", layers), ("format", formatted),
             ("build release", build("release")), ("unit tests", unit("release")),
             ("build debug (sanitizers)", build("debug")), ("unit tests, sanitizers", unit("debug")),
             ("build plain", build("plain")), ("unit tests, plain C", unit("plain")),

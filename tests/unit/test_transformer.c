@@ -215,7 +215,8 @@ static void long_sequences(void **state) {
     struct token_grid grids[2] = {{2, 2, 0}, {30, 30, 10}};
     int64_t channels = shape->in_channels;
     assert_int_equal(shape->context, WIDTH);
-    float *embeds = calloc(TEXT * WIDTH, sizeof *embeds), *references = calloc(REFERENCES * 64, sizeof *references);
+    float *embeds = calloc(TEXT * WIDTH, sizeof *embeds),
+          *references = calloc(REFERENCES * 64, sizeof *references);
     float latents[4 * 64], once[4 * 64], swapped[4 * 64];
     for (int64_t i = 0; i < 4 * channels; i++) latents[i] = sinf((float)i);
     for (int64_t i = 0; i < TEXT * WIDTH; i++) embeds[i] = cosf((float)(i % 1009));
