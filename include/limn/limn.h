@@ -96,7 +96,7 @@ struct limn_model_info {
     float default_guidance;
     int side_multiple;    // widths and heights are multiples of it (16)
     bool has_guidance;    // whether guidance has an effect
-    bool trained;         // false for a model of random weights
+    bool trained;         // false for weights that are random or hardly trained
     int text_length;      // text positions
     const char *software; // the marks that its pictures carry in EXIF, "AI generated;flux2" and
     const char *make;     // "Black Forest Labs" for FLUX.2; borrowed from the model

@@ -425,7 +425,10 @@ static int run_job(struct generate_job *job, struct limn_image *references) {
     }
     limn_model_info(model, &job->info);
     if (!job->info.trained)
-        fprintf(stderr, "limn: the model %s is untrained: its pictures show nothing yet\n", job->info.name);
+        fprintf(stderr,
+                "limn: the model %s is not trained to the end: do not expect its pictures to show what is "
+                "asked\n",
+                job->info.name);
     options->request.references = references;
     options->request.progress = on_progress;
     options->request.user = job;

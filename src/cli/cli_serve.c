@@ -243,7 +243,8 @@ static void greet(const struct server *server) {
     const struct queue_model *model = gateway_model_info(server_gateway(server));
     const char *url = server_url(server);
     printf("limn serves %s at %s/openai/v1 (Ctrl-C ends it)\n", gateway_model(server_gateway(server)), url);
-    if (!model->trained) printf("This model is untrained: its pictures are noise, however it is asked.\n");
+    if (!model->trained)
+        printf("This model is not trained to the end: do not expect its pictures to show what is asked.\n");
     printf("\nMake a picture:\n\n"
            "  curl -s %s/openai/v1/images/generations -H 'Content-Type: application/json' "
            "-d '{\"prompt\":\"a red circle above a blue square\",\"response_format\":\"b64_json\"}' "
