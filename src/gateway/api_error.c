@@ -9,23 +9,36 @@
 #include <string.h>
 
 static const struct api_code_info CODES[] = {
-    {API_INVALID_REQUEST, 400, "INVALID_REQUEST", "invalid_request_error", NULL},
-    {API_MODEL_NOT_FOUND, 404, "MODEL_NOT_FOUND", "invalid_request_error", "model_not_found"},
-    {API_MODEL_NOT_INSTALLED, 404, "MODEL_NOT_INSTALLED", "invalid_request_error", NULL},
-    {API_NOT_FOUND, 404, "NOT_FOUND", "invalid_request_error", NULL},
-    {API_METHOD_NOT_ALLOWED, 405, "METHOD_NOT_ALLOWED", "invalid_request_error", NULL},
-    {API_KEY_NOT_ALLOWED, 403, "KEY_NOT_ALLOWED", "permission_error", NULL},
-    {API_REQUEST_TIMEOUT, 408, "REQUEST_TIMEOUT", "invalid_request_error", NULL},
-    {API_PAYLOAD_TOO_LARGE, 413, "PAYLOAD_TOO_LARGE", "invalid_request_error", NULL},
-    {API_UNSUPPORTED_MEDIA_TYPE, 415, "UNSUPPORTED_MEDIA_TYPE", "invalid_request_error", NULL},
-    {API_QUEUE_FULL, 429, "QUEUE_FULL", "rate_limit_error", "rate_limit_exceeded"},
-    {API_CANCELLED, 499, "CANCELLED", "cancelled_error", NULL},
-    {API_INTERNAL_ERROR, 500, "INTERNAL_ERROR", "server_error", NULL},
-    {API_WORKER_DIED, 503, "WORKER_DIED", "server_error", NULL},
-    {API_OUT_OF_MEMORY, 503, "OUT_OF_MEMORY", "server_error", NULL},
-    {API_INTERRUPTED, 503, "INTERRUPTED", "server_error", NULL},
-    {API_GENERATION_TIMEOUT, 504, "GENERATION_TIMEOUT", "server_error", NULL},
-    {API_STORAGE_FULL, 507, "STORAGE_FULL", "server_error", NULL},
+    {API_INVALID_REQUEST, 400, "INVALID_REQUEST", "invalid_request_error", NULL, false},
+    {API_CONTENT_POLICY_VIOLATION, 400, "CONTENT_POLICY_VIOLATION", "invalid_request_error",
+     "moderation_blocked", false},
+    {API_AUTHENTICATION_FAILED, 401, "AUTHENTICATION_FAILED", "authentication_error", "invalid_api_key",
+     false},
+    {API_EXPIRED_KEY, 401, "EXPIRED_KEY", "authentication_error", "invalid_api_key", false},
+    {API_INSUFFICIENT_BALANCE, 402, "INSUFFICIENT_BALANCE", "billing_error", NULL, false},
+    {API_BUDGET_EXCEEDED, 402, "BUDGET_EXCEEDED", "billing_error", NULL, false},
+    {API_KEY_NOT_ALLOWED, 403, "KEY_NOT_ALLOWED", "permission_error", NULL, false},
+    {API_MODEL_NOT_FOUND, 404, "MODEL_NOT_FOUND", "invalid_request_error", "model_not_found", false},
+    {API_MODEL_DISABLED, 404, "MODEL_DISABLED", "invalid_request_error", "model_not_found", false},
+    {API_MODEL_NOT_INSTALLED, 404, "MODEL_NOT_INSTALLED", "invalid_request_error", NULL, false},
+    {API_RECORDING_NOT_FOUND, 404, "RECORDING_NOT_FOUND", "invalid_request_error", NULL, false},
+    {API_NOT_FOUND, 404, "NOT_FOUND", "invalid_request_error", NULL, false},
+    {API_METHOD_NOT_ALLOWED, 405, "METHOD_NOT_ALLOWED", "invalid_request_error", NULL, false},
+    {API_REQUEST_TIMEOUT, 408, "REQUEST_TIMEOUT", "invalid_request_error", NULL, true},
+    {API_IDEMPOTENCY_CONFLICT, 409, "IDEMPOTENCY_CONFLICT", "invalid_request_error", NULL, false},
+    {API_PAYLOAD_TOO_LARGE, 413, "PAYLOAD_TOO_LARGE", "invalid_request_error", NULL, false},
+    {API_UNSUPPORTED_MEDIA_TYPE, 415, "UNSUPPORTED_MEDIA_TYPE", "invalid_request_error", NULL, false},
+    {API_RATE_LIMITED, 429, "RATE_LIMITED", "rate_limit_error", "rate_limit_exceeded", true},
+    {API_QUEUE_FULL, 429, "QUEUE_FULL", "rate_limit_error", "rate_limit_exceeded", true},
+    {API_CANCELLED, 499, "CANCELLED", "cancelled_error", NULL, false},
+    {API_INTERNAL_ERROR, 500, "INTERNAL_ERROR", "server_error", NULL, true},
+    {API_UPSTREAM_ERROR, 502, "UPSTREAM_ERROR", "server_error", NULL, true},
+    {API_ALL_PROVIDERS_EXHAUSTED, 502, "ALL_PROVIDERS_EXHAUSTED", "server_error", NULL, true},
+    {API_WORKER_DIED, 503, "WORKER_DIED", "server_error", NULL, true},
+    {API_OUT_OF_MEMORY, 503, "OUT_OF_MEMORY", "server_error", NULL, true},
+    {API_INTERRUPTED, 503, "INTERRUPTED", "server_error", NULL, true},
+    {API_GENERATION_TIMEOUT, 504, "GENERATION_TIMEOUT", "server_error", NULL, true},
+    {API_STORAGE_FULL, 507, "STORAGE_FULL", "server_error", NULL, true},
 };
 
 const struct api_code_info *api_code_info(enum api_code code) {
@@ -35,6 +48,12 @@ const struct api_code_info *api_code_info(enum api_code code) {
         if (CODES[i].code == API_INTERNAL_ERROR) internal = &CODES[i];
     }
     return internal;
+}
+
+const struct api_code_info *api_code_named(const char *name) {
+    for (size_t i = 0; i < sizeof CODES / sizeof *CODES; i++)
+        if (!strcmp(CODES[i].name, name)) return &CODES[i];
+    return NULL;
 }
 
 bool api_error_set(struct api_error *error, enum api_code code, const char *param, const char *format, ...) {

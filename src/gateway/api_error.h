@@ -8,22 +8,34 @@
 enum api_code {
     API_OK,
     API_INVALID_REQUEST,
+    API_CONTENT_POLICY_VIOLATION,
+    API_AUTHENTICATION_FAILED,
+    API_EXPIRED_KEY,
+    API_INSUFFICIENT_BALANCE,
+    API_BUDGET_EXCEEDED,
+    API_KEY_NOT_ALLOWED,
     API_MODEL_NOT_FOUND,
+    API_MODEL_DISABLED,
+    API_MODEL_NOT_INSTALLED,
+    API_RECORDING_NOT_FOUND,
     API_NOT_FOUND,
     API_METHOD_NOT_ALLOWED,
-    API_KEY_NOT_ALLOWED,
     API_REQUEST_TIMEOUT,
+    API_IDEMPOTENCY_CONFLICT,
     API_PAYLOAD_TOO_LARGE,
     API_UNSUPPORTED_MEDIA_TYPE,
+    API_RATE_LIMITED,
     API_QUEUE_FULL,
     API_CANCELLED,
     API_INTERNAL_ERROR,
-    API_MODEL_NOT_INSTALLED,
+    API_UPSTREAM_ERROR,
+    API_ALL_PROVIDERS_EXHAUSTED,
     API_WORKER_DIED,
     API_OUT_OF_MEMORY,
     API_INTERRUPTED,
     API_GENERATION_TIMEOUT,
     API_STORAGE_FULL,
+    API_CODES, // how many there are
 };
 
 struct api_code_info {
@@ -31,9 +43,13 @@ struct api_code_info {
     int status; // HTTP
     const char *name, *type;
     const char *openai_code; // OpenAI's own name where it has one; NULL
+    bool retryable;          // the same request may succeed later without anybody changing anything
 };
 
+// Every code but API_OK has one; an unknown code gets INTERNAL_ERROR's.
 const struct api_code_info *api_code_info(enum api_code code);
+// By its name on the wire, as records keep it; NULL when there is none.
+const struct api_code_info *api_code_named(const char *name);
 
 struct api_error {
     enum api_code code; // API_OK: none

@@ -27,10 +27,10 @@ struct gateway {
     struct media *media;
     char *spool;
     const struct log *log;
-    gateway_done *done;
+    gateway_sink *sink;
     void *context;
     struct queue_model model_info;
-    char model[128];
+    char model[64];
     int depth;            // of the provider's queue
     pthread_mutex_t lock; // guards works
     struct work *works;
@@ -75,11 +75,17 @@ void gateway_sweep(struct gateway *gateway, const char *id) {
 // --------------------------------------------------------------------------------------------------- what happens
 
 // Ends a work: its files go, and its answer (NULL: nobody waits for one) is handed on.
-static void finish(struct gateway *gateway, struct work *work, struct gateway_answer *answer) {
+static void finish(struct gateway *gateway, struct work *work, struct gateway_message *answer) {
     if (!work) return;
     sweep(gateway->spool, work->request->id);
     if (answer && answer->error.code != API_OK) buffer_free(&answer->body);
-    if (answer) gateway->done(gateway->context, work->request->id, answer);
+    if (answer) {
+        answer->kind = GATEWAY_ANSWER;
+        answer->status = answer->error.code == API_OK ? 200 : api_code_info(answer->error.code)->status;
+        snprintf(answer->provider, sizeof answer->provider, "%s", gateway->provider->slug);
+        snprintf(answer->model, sizeof answer->model, "%s", gateway->model);
+        gateway->sink(gateway->context, work->request->id, answer);
+    }
     free_work(work);
 }
 
@@ -92,7 +98,7 @@ static void on_image(struct gateway *gateway, struct work *work, const struct qu
 }
 
 static void on_done(struct gateway *gateway, struct work *work, const struct queue_event *event) {
-    struct gateway_answer answer = {0};
+    struct gateway_message answer = {0};
     struct delivery delivery = {
         work->request,           work->pictures,          work->picture_count, event,         gateway->model,
         gateway->provider->slug, gateway->provider->name, work->base_url,      gateway->media};
@@ -124,7 +130,7 @@ static void name_parameter(struct error *error) {
 }
 
 static void on_failed(struct gateway *gateway, struct work *work, const struct queue_event *event) {
-    struct gateway_answer answer = {0};
+    struct gateway_message answer = {0};
     struct error error = event->error;
     name_parameter(&error);
     enum api_code code = API_OK;
@@ -244,10 +250,10 @@ static bool submit(struct gateway *gateway, struct image_request *request, struc
     return queue_full(gateway, error);
 }
 
-bool gateway_start(struct gateway *gateway, struct image_request *request, const char *base_url,
+bool gateway_start(struct gateway *gateway, struct image_request *request, const struct gateway_call *call,
                    struct api_error *error) {
     struct work *work = calloc(1, sizeof *work);
-    bool good = work && (work->base_url = strdup(base_url));
+    bool good = work && (work->base_url = strdup(call->base_url));
     if (work) work->request = request;
     if (!good) {
         if (!work) image_request_free(request), free(request);
@@ -280,6 +286,16 @@ void gateway_cancel(struct gateway *gateway, const char *id) {
     if (gateway->provider) gateway->provider->cancel(gateway->provider, id);
 }
 
+bool gateway_stop(struct gateway *gateway, const char *id) {
+    if (!find_work(gateway, id, false)) return false;
+    gateway_cancel(gateway, id);
+    return true;
+}
+
+json_t *gateway_progress_json(struct gateway *gateway, const char *id) {
+    return find_work(gateway, id, false) ? json_pack("{s:s}", "status", "processing") : NULL;
+}
+
 // ------------------------------------------------------------------------------------------------- opening, closing
 
 static void make_slug(const char *name, char *slug, size_t size) {
@@ -296,7 +312,7 @@ static void make_slug(const char *name, char *slug, size_t size) {
     if (!length) snprintf(slug, size, "model");
 }
 
-struct gateway *gateway_open(const struct gateway_options *options, gateway_done *done, void *context,
+struct gateway *gateway_open(const struct gateway_options *options, gateway_sink *sink, void *context,
                              struct error *error) {
     struct gateway *gateway = calloc(1, sizeof *gateway);
     if (!gateway || !(gateway->spool = strdup(options->queue.spool_folder))) {
@@ -307,7 +323,7 @@ struct gateway *gateway_open(const struct gateway_options *options, gateway_done
     gateway->media = options->media;
     gateway->log = options->log;
     gateway->depth = options->queue.depth;
-    gateway->done = done;
+    gateway->sink = sink;
     gateway->context = context;
     pthread_mutex_init(&gateway->lock, NULL);
     bool good = folder_make(gateway->spool, error);

@@ -23,6 +23,8 @@ enum image_mode { MODE_GENERATION, MODE_EDIT };
 struct image_reference {
     char file[80]; // name in the spool folder
     struct image_header header;
+    unsigned char hash[32]; // BLAKE2b-256 of the file, where has_hash
+    bool has_hash;
 };
 
 struct image_request {
@@ -44,6 +46,10 @@ struct image_request {
     int sigma_count;
     struct image_reference references[REFERENCES_MOST]; // "Image 1" is the first
     int reference_count;
+    struct image_reference mask; // where has_mask
+    bool has_mask;
+    bool stream;
+    int partial_images;                // 0 to 3 previews before each picture of a stream
     const char *ignored[IGNORED_MOST]; // parameters without an effect here, as they were named
     int ignored_count;
 };

@@ -30,7 +30,7 @@ struct exchange {
     struct api_error error;   // the first thing that was wrong; the body is then read and dropped
     uint64_t received, limit; // bytes of the body
     struct upload *upload;    // reads the body of a POST
-    struct gateway_answer answer;
+    struct gateway_message answer;
     int watched; // socket in the server's epoll set, -1: none
     bool gone;   // the client left
 };

@@ -37,7 +37,8 @@ static enum MHD_Result serve_images(struct exchange *exchange) {
     char url[TARGET_MOST];
     exchange_base_url(exchange, url, sizeof url);
     // An answer that comes before the connection is suspended waits in the mailbox, which this thread empties later.
-    if (!gateway_start(exchange->server->gateway, request, url, &exchange->error))
+    struct gateway_call call = {.base_url = url, .endpoint = exchange->path};
+    if (!gateway_start(exchange->server->gateway, request, &call, &exchange->error))
         return respond_error(exchange, &exchange->error);
     return exchange_suspend(exchange);
 }

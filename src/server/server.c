@@ -27,7 +27,7 @@
 struct letter {
     struct letter *next;
     char id[REQUEST_ID_MOST];
-    struct gateway_answer answer;
+    struct gateway_message answer;
 };
 
 struct mailbox {
@@ -38,7 +38,7 @@ struct mailbox {
 
 // ---------------------------------------------------------------------------------------------------------- mailbox
 
-static void post(void *context, const char *id, struct gateway_answer *answer) {
+static void post(void *context, const char *id, struct gateway_message *answer) {
     struct mailbox *mailbox = context;
     struct letter *letter = calloc(1, sizeof *letter);
     if (!letter) { // the client's time limit ends the wait: nothing can be said without memory
