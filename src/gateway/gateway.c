@@ -166,6 +166,7 @@ static void listener(void *context, const struct queue_event *event) {
     case QUEUE_STARTED:
     case QUEUE_PROGRESS:
     case QUEUE_PREVIEW: // none is asked for
+    case QUEUE_RERUN:
         break;
     }
 }

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,11 +20,16 @@
 struct media {
     char *folder;
     double lifetime;
+    uint64_t quota;       // 0: none
+    pthread_mutex_t lock; // guards the sums
+    uint64_t bytes;       // of the files that are there, and of those that are being put
+    int64_t files;
 };
 
 static const struct {
     const char *extension, *mime;
-} KINDS[] = {{"png", "image/png"}, {"jpeg", "image/jpeg"}, {"jpg", "image/jpeg"}, {"webp", "image/webp"}};
+} KINDS[] = {{"png", "image/png"},   {"jpeg", "image/jpeg"}, {"jpg", "image/jpeg"},
+             {"webp", "image/webp"}, {"gif", "image/gif"},   {"avif", "image/avif"}};
 
 // The type of a name of ours, NULL for any other string.
 static const char *mime_of(const char *name) {
@@ -32,6 +38,10 @@ static const char *mime_of(const char *name) {
     for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++)
         if (!strcmp(name + digits + 1, KINDS[i].extension)) return KINDS[i].mime;
     return NULL;
+}
+
+bool media_name_is_valid(const char *name) {
+    return name && mime_of(name);
 }
 
 void media_random_hex(char *text, size_t bytes) {
@@ -44,27 +54,121 @@ void media_random_hex(char *text, size_t bytes) {
     text[2 * bytes] = 0;
 }
 
-struct media *media_open(const char *folder, double lifetime_seconds, struct error *error) {
+// ------------------------------------------------------------------------------------------------- the sum of bytes
+
+static void count(struct media *media, int64_t files, int64_t bytes) {
+    pthread_mutex_lock(&media->lock);
+    media->files += files;
+    media->bytes += (uint64_t)bytes; // wraps round where it is taken away
+    pthread_mutex_unlock(&media->lock);
+}
+
+// Counts [bytes] in where the quota has room for them.
+static bool reserve(struct media *media, uint64_t bytes) {
+    pthread_mutex_lock(&media->lock);
+    bool room = media->quota == 0 || (bytes <= media->quota && media->bytes <= media->quota - bytes);
+    if (room) {
+        media->bytes += bytes;
+        media->files++;
+    }
+    pthread_mutex_unlock(&media->lock);
+    return room;
+}
+
+static double age_of(const struct stat *info) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)(now.tv_sec - info->st_mtim.tv_sec) + (double)(now.tv_nsec - info->st_mtim.tv_nsec) / 1e9;
+}
+
+// Removes the files of the folder that [remove] chooses. Returns how many went.
+static int remove_files(struct media *media,
+                        bool (*wanted)(const struct media *, const char *, const struct stat *, void *),
+                        void *context) {
+    DIR *folder = opendir(media->folder);
+    if (!folder) return 0;
+    int removed = 0;
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        struct stat info;
+        if (!mime_of(entry->d_name)) continue; // not ours
+        if (fstatat(dirfd(folder), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) || !S_ISREG(info.st_mode))
+            continue;
+        if (!wanted(media, entry->d_name, &info, context) || unlinkat(dirfd(folder), entry->d_name, 0))
+            continue;
+        count(media, -1, -(int64_t)info.st_size);
+        removed++;
+    }
+    closedir(folder);
+    return removed;
+}
+
+static bool is_over(const struct media *media, const char *name, const struct stat *info, void *context) {
+    return age_of(info) >= media->lifetime;
+}
+
+int media_expire(struct media *media) {
+    return remove_files(media, is_over, NULL);
+}
+
+struct sweep {
+    double grace;
+    media_keep *keep;
+    void *context;
+};
+
+static bool is_orphan(const struct media *media, const char *name, const struct stat *info, void *context) {
+    const struct sweep *sweep = context;
+    return age_of(info) >= sweep->grace && !sweep->keep(sweep->context, name);
+}
+
+int media_sweep(struct media *media, double grace_seconds, media_keep *keep, void *context) {
+    struct sweep sweep = {grace_seconds, keep, context};
+    return remove_files(media, is_orphan, &sweep);
+}
+
+// Counts a file and chooses none.
+static bool just_count(const struct media *media, const char *name, const struct stat *info, void *context) {
+    count(context, 1, info->st_size);
+    return false;
+}
+
+void media_state(struct media *media, struct media_state *state) {
+    pthread_mutex_lock(&media->lock);
+    *state = (struct media_state){media->bytes, media->quota, media->files};
+    pthread_mutex_unlock(&media->lock);
+}
+
+// ------------------------------------------------------------------------------------------------- opening, closing
+
+struct media *media_open(const struct media_options *options, struct error *error) {
     if (sodium_init() < 0) {
         error_set(error, ERROR_INTERNAL, "libsodium does not start: no source of random numbers");
         return NULL;
     }
-    if (!folder_make(folder, error)) return NULL;
+    if (!folder_make(options->folder, error)) return NULL;
     struct media *media = calloc(1, sizeof *media);
-    if (!media || !(media->folder = strdup(folder))) {
+    if (!media || !(media->folder = strdup(options->folder))) {
         error_set(error, ERROR_MEMORY, "no memory for the media folder");
         free(media);
         return NULL;
     }
-    media->lifetime = lifetime_seconds;
+    media->lifetime = options->lifetime_seconds;
+    media->quota = options->quota_bytes;
+    pthread_mutex_init(&media->lock, NULL);
+    media_expire(media);
+    media->files = 0, media->bytes = 0;
+    remove_files(media, just_count, media);
     return media;
 }
 
 void media_close(struct media *media) {
     if (!media) return;
+    pthread_mutex_destroy(&media->lock);
     free(media->folder);
     free(media);
 }
+
+// ---------------------------------------------------------------------------------------------------- in and out
 
 static bool copy_file(const char *from, const char *to, struct error *error) {
     char *data;
@@ -76,64 +180,69 @@ static bool copy_file(const char *from, const char *to, struct error *error) {
     return good;
 }
 
+// Its life begins now, not when it was written: the time is set before the file can be seen under its name.
+static bool move_file(struct media *media, const char *path, const char *to, struct error *error) {
+    if (utimensat(AT_FDCWD, path, NULL, 0))
+        return error_set(error, ERROR_IO, "%s: cannot be kept: %s", path, strerror(errno));
+    if (rename(path, to) == 0) return true;
+    if (errno == EXDEV) return copy_file(path, to, error);
+    return error_set(error, ERROR_IO, "%s: cannot be moved to %s: %s", path, media->folder, strerror(errno));
+}
+
 bool media_put_file(struct media *media, const char *path, const char *extension, char name[MEDIA_NAME_MOST],
                     struct error *error) {
     char id[2 * ID_BYTES + 1];
+    struct stat info;
     media_random_hex(id, ID_BYTES);
     snprintf(name, MEDIA_NAME_MOST, "%s.%s", id, extension);
     if (!mime_of(name))
         return error_set(error, ERROR_INTERNAL, "media of kind \"%s\" are not kept", extension);
+    if (lstat(path, &info) || !S_ISREG(info.st_mode))
+        return error_set(error, ERROR_IO, "%s: cannot be kept: expected a file", path);
+    uint64_t size = (uint64_t)info.st_size;
+    if (!reserve(media, size) && (media_expire(media) == 0 || !reserve(media, size)))
+        return error_set(error, ERROR_IO, "%s: %s: the media folder may hold %llu bytes", media->folder,
+                         strerror(ENOSPC), (unsigned long long)media->quota);
     char *to = path_join(media->folder, name);
-    if (!to) return error_set(error, ERROR_MEMORY, "no memory for a path");
-    bool good = rename(path, to) == 0;
-    if (!good && errno == EXDEV)
-        good = copy_file(path, to, error);
-    else if (!good)
-        error_set(error, ERROR_IO, "%s: cannot be moved to %s: %s", path, media->folder, strerror(errno));
-    // Its life begins now, not when it was written.
-    if (good && utimensat(AT_FDCWD, to, NULL, 0))
-        good = error_set(error, ERROR_IO, "%s: %s", to, strerror(errno));
+    bool good =
+        (to || error_set(error, ERROR_MEMORY, "no memory for a path")) && move_file(media, path, to, error);
+    if (!good) count(media, -1, -(int64_t)size);
     free(to);
     return good;
 }
 
-static double seconds_left(const struct media *media, const struct stat *info) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    double age =
-        (double)(now.tv_sec - info->st_mtim.tv_sec) + (double)(now.tv_nsec - info->st_mtim.tv_nsec) / 1e9;
-    return media->lifetime - age;
+static bool not_there(struct error *error) {
+    return error_set(error, ERROR_NOT_FOUND, "there is no such picture, or its time is over");
 }
 
 bool media_get(struct media *media, const char *name, struct media_item *item, struct error *error) {
     struct stat info;
-    *item = (struct media_item){.file = -1, .mime = mime_of(name)};
+    *item = (struct media_item){.file = -1, .mime = name ? mime_of(name) : NULL};
     char *path = item->mime ? path_join(media->folder, name) : NULL;
-    if (path) item->file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (path) item->file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     free(path);
-    if (item->file < 0)
-        return error_set(error, ERROR_NOT_FOUND, "there is no such picture, or its time is over");
+    if (item->file < 0) return not_there(error);
     if (fstat(item->file, &info) || !S_ISREG(info.st_mode) ||
-        (item->seconds_left = seconds_left(media, &info)) <= 0) {
+        (item->seconds_left = media->lifetime - age_of(&info)) <= 0) {
         close(item->file);
         item->file = -1;
-        return error_set(error, ERROR_NOT_FOUND, "there is no such picture, or its time is over");
+        return not_there(error);
     }
     item->size = (uint64_t)info.st_size;
+    item->modified = info.st_mtim.tv_sec;
+    snprintf(item->etag, sizeof item->etag, "\"%.16s-%llx\"", name, (unsigned long long)info.st_size);
     return true;
 }
 
-int media_expire(struct media *media) {
-    DIR *folder = opendir(media->folder);
-    if (!folder) return 0;
-    int removed = 0;
-    for (struct dirent *entry; (entry = readdir(folder));) {
-        struct stat info;
-        if (!mime_of(entry->d_name)) continue; // not ours
-        if (fstatat(dirfd(folder), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) || !S_ISREG(info.st_mode))
-            continue;
-        if (seconds_left(media, &info) <= 0 && unlinkat(dirfd(folder), entry->d_name, 0) == 0) removed++;
-    }
-    closedir(folder);
-    return removed;
+bool media_remove(struct media *media, const char *name, struct error *error) {
+    struct media_item item;
+    if (!media_get(media, name, &item, error)) return false;
+    close(item.file);
+    char *path = path_join(media->folder, name);
+    if (!path) return error_set(error, ERROR_MEMORY, "no memory for a path");
+    bool good = unlink(path) == 0;
+    free(path);
+    if (!good) return not_there(error); // another call was faster
+    count(media, -1, -(int64_t)item.size);
+    return true;
 }

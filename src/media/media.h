@@ -1,7 +1,8 @@
 // Bytes that are kept for a while under a name that cannot be guessed: pictures behind URLs. A folder is behind it, later S3.
 // Relies on base, libsodium. Safe to call from any thread; calls touch the local file system only and are short.
 //
-// A file's time of last change says since when it is kept, so that the folder needs no index and survives a restart.
+// A file's time of last change says since when it is kept, so that the folder needs no index and survives a restart. The sum
+// of bytes is counted when the store is opened and kept from then on: the folder belongs to one process.
 #ifndef LIMN_MEDIA_MEDIA_H
 #define LIMN_MEDIA_MEDIA_H
 
@@ -11,21 +12,31 @@
 #include <stdint.h>
 
 #define MEDIA_NAME_MOST 48 // with the 0 byte
+#define MEDIA_ETAG_MOST 64 // likewise
 
 struct media;
 
-// [folder] is made when it is not there. Files are served for [lifetime_seconds] and removed by media_expire.
-struct media *media_open(const char *folder, double lifetime_seconds, struct error *error);
+struct media_options {
+    const char *folder;      // made when it is not there
+    double lifetime_seconds; // files are served for so long and removed by media_expire
+    uint64_t quota_bytes;    // of all files together; 0: none
+};
+
+struct media *media_open(const struct media_options *options, struct error *error);
 void media_close(struct media *media); // NULL is fine; the files stay
 
 // Takes the file [path] over (renamed into the folder, or copied when that is on another file system; [path] is gone
-// afterwards). [extension] is "png", "jpeg", ...; name is filled with "<32 hex digits>.<extension>".
+// afterwards). [extension] is "png", "jpeg", "webp", "gif" or "avif"; name is filled with "<32 hex digits>.<extension>". When
+// the quota would be passed, what is over goes first; where that does not help, or the disk is full, an ERROR_IO whose
+// message holds strerror(ENOSPC), and [path] stays.
 bool media_put_file(struct media *media, const char *path, const char *extension, char name[MEDIA_NAME_MOST],
                     struct error *error);
 
 struct media_item {
     int file; // open for reading; the caller's to close
     uint64_t size;
+    int64_t modified;           // seconds since 1970, for Last-Modified
+    char etag[MEDIA_ETAG_MOST]; // with its quotes; a strong one: the bytes under a name never change
     const char *mime;
     double seconds_left; // of its life
 };
@@ -33,8 +44,27 @@ struct media_item {
 // ERROR_NOT_FOUND when there is none of that name or its time is over. Any string may be asked for.
 bool media_get(struct media *media, const char *name, struct media_item *item, struct error *error);
 
+// Removes a file before its time. ERROR_NOT_FOUND as for media_get.
+bool media_remove(struct media *media, const char *name, struct error *error);
+
 // Removes what is over. Returns how many files went.
 int media_expire(struct media *media);
+
+// Whether a file is still somebody's. Must not call into media.
+typedef bool media_keep(void *context, const char *name);
+
+// Removes the files that nobody claims ([keep] says false) and that were put more than [grace_seconds] ago, so that one whose
+// record is just being written stays. Returns how many files went.
+int media_sweep(struct media *media, double grace_seconds, media_keep *keep, void *context);
+
+struct media_state {
+    uint64_t bytes, quota_bytes;
+    int64_t files;
+};
+void media_state(struct media *media, struct media_state *state);
+
+// Whether [name] is one that media could have given: 32 hex digits, a dot, a known extension.
+bool media_name_is_valid(const char *name);
 
 // Fills [text] with [bytes] random bytes as hex digits and a 0 byte: 2 * bytes + 1.
 void media_random_hex(char *text, size_t bytes);

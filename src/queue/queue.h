@@ -44,6 +44,9 @@ struct queue_job {  // all strings UTF-8, copied by queue_submit
     const char
         *reference_files[QUEUE_REFERENCES_MOST]; // names in the spool folder (encoded pictures as they came)
     int reference_count;
+    // A PNG of the first reference's size; NULL: none. Where its alpha is 0 the picture is drawn anew, where it is 255 the
+    // first reference's pixels (brought to the delivered size) come back as they were, between them the two are mixed.
+    const char *mask_file;
     int width, height;                 // pixels to render, multiples of the model's side multiple; 0: default
     int deliver_width, deliver_height; // cut out of the middle; 0: as rendered
     int count;
@@ -52,12 +55,22 @@ struct queue_job {  // all strings UTF-8, copied by queue_submit
     float guidance;      // negative: default
     const float *sigmas; // NULL: default
     int sigma_count;
-    const char *output_format; // "png", "jpeg", "webp"
+    const char *output_format; // "png", "jpeg", "webp", "gif", "avif"; previews have it too
     int output_quality;        // 0 to 100; -1: default
+    bool transparent;          // cut the plain background away (image_cut_background); not with "jpeg"
     int preview_count;         // evenly spaced previews, 0 to QUEUE_PREVIEWS_MOST
 };
 
-enum queue_event_kind { QUEUE_STARTED, QUEUE_PROGRESS, QUEUE_PREVIEW, QUEUE_IMAGE, QUEUE_DONE, QUEUE_FAILED };
+enum queue_event_kind {
+    QUEUE_STARTED,
+    QUEUE_PROGRESS,
+    QUEUE_PREVIEW,
+    QUEUE_IMAGE,
+    QUEUE_DONE,
+    QUEUE_FAILED,
+    QUEUE_RERUN, // of the scheduler: the worker was lost (failure and error say how), the job waits for another one; its
+    // previews and pictures so far are void, their files the listener's to remove. QUEUE_STARTED comes again
+};
 
 // Why a job failed, apart from what its error says.
 enum queue_failure {
@@ -76,7 +89,8 @@ struct queue_event {
     double seconds;   // since the worker began with it
     const char *file; // PREVIEW, IMAGE: name in the spool folder, now the listener's
     int width, height;
-    uint64_t seed; // IMAGE
+    uint64_t seed;    // IMAGE
+    bool transparent; // IMAGE: its background was cut away (it was asked for, and the background was plain)
     int text_tokens, reference_tokens,
         output_tokens;          // DONE: of the whole job, as a price or a usage report counts them
     enum queue_failure failure; // FAILED

@@ -293,9 +293,11 @@ struct server *server_open(const struct server_options *options, struct error *e
                 error_set(error, ERROR_MEMORY, "no memory for the server");
     good = good && open_socket(server, options, error);
     if (good)
-        server->media =
-            media_open(options->media_folder,
-                       options->media_seconds > 0 ? options->media_seconds : MEDIA_SECONDS, error);
+        server->media = media_open(&(struct media_options){.folder = options->media_folder,
+                                                           .lifetime_seconds = options->media_seconds > 0
+                                                                                   ? options->media_seconds
+                                                                                   : MEDIA_SECONDS},
+                                   error);
     good = good && server->media;
     if (good) {
         struct gateway_options gateway = options->gateway;

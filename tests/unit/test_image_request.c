@@ -1,18 +1,12 @@
-// Requests: every parameter's values and errors, from JSON and from forms; sizes; errors as bodies; media with an end.
-#include "base/file.h"
+// Requests: every parameter's values and errors, from JSON and from forms; sizes; errors as bodies.
 #include "gateway/image_request.h"
-#include "media/media.h"
 
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 static bool read_text(const char *text, bool from_form, struct image_request *request,
@@ -146,50 +140,12 @@ static void test_error_bodies(void **state) {
     buffer_free(&body);
 }
 
-static void test_media(void **state) {
-    char folder[] = "/tmp/limn-test-media-XXXXXX", path[128], name[MEDIA_NAME_MOST], kept[128];
-    assert_non_null(mkdtemp(folder));
-    struct error error = {0};
-    struct media *media = media_open(folder, 100, &error);
-    assert_non_null(media);
-    snprintf(path, sizeof path, "%s/picture", folder);
-    assert_true(file_write(path, "12345", 5, &error));
-    assert_true(media_put_file(media, path, "png", name, &error));
-    assert_false(file_exists(path));
-    assert_int_equal(strspn(name, "0123456789abcdef"), 32);
-    assert_string_equal(name + 32, ".png");
-
-    struct media_item item;
-    assert_true(media_get(media, name, &item, &error));
-    assert_int_equal(item.size, 5);
-    assert_string_equal(item.mime, "image/png");
-    assert_true(item.seconds_left > 90 && item.seconds_left <= 100);
-    close(item.file);
-    static const char *const wrong[] = {"", "x.png", "../etc/passwd", "00000000000000000000000000000000.png",
-                                        "00000000000000000000000000000000.exe"};
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        struct error cause = {0};
-        assert_false(media_get(media, wrong[i], &item, &cause));
-        assert_int_equal(cause.kind, ERROR_NOT_FOUND);
-    }
-    assert_int_equal(media_expire(media), 0);
-    snprintf(kept, sizeof kept, "%s/%s", folder, name);
-    struct timespec old[2] = {{time(NULL) - 101, 0}, {time(NULL) - 101, 0}};
-    assert_int_equal(utimensat(AT_FDCWD, kept, old, 0), 0);
-    assert_false(media_get(media, name, &item, &error));
-    assert_int_equal(media_expire(media), 1);
-    assert_int_equal(rmdir(folder), 0); // nothing else is left
-    media_close(media);
-    error_clear(&error);
-    assert_null(media_open("/proc/nowhere", 100, &error));
-    assert_int_not_equal(error.kind, ERROR_NONE);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values), cmocka_unit_test(test_errors_name_the_parameter),
-        cmocka_unit_test(test_sizes),  cmocka_unit_test(test_error_bodies),
-        cmocka_unit_test(test_media),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_errors_name_the_parameter),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_error_bodies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

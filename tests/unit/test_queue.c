@@ -162,6 +162,7 @@ static void listener(void *context, const struct queue_event *event) {
         seen->progress++;
         break;
     case QUEUE_PREVIEW:
+    case QUEUE_RERUN:
         break;
     case QUEUE_IMAGE:
         seen->images++;
