@@ -1,10 +1,11 @@
 // A request for pictures, from the fields of a JSON body or a form to checked values. Every error names the parameter.
-// Relies on base, image.
+// Relies on base, image, catalog.
 #ifndef LIMN_GATEWAY_IMAGE_REQUEST_H
 #define LIMN_GATEWAY_IMAGE_REQUEST_H
 
 #include "base/arena.h"
 #include "base/json.h"
+#include "catalog/parameter.h" // defines: enum image_mode
 #include "gateway/api_error.h"
 #include "image/image.h"
 
@@ -17,8 +18,6 @@
 #define SIDE_MOST          2048
 #define SIDE_ASKED_MOST    65536 // what is larger is a mistake, what is smaller is brought within SIDE_MOST
 #define IGNORED_MOST       32
-
-enum image_mode { MODE_GENERATION, MODE_EDIT };
 
 struct image_reference {
     char file[80]; // name in the spool folder

@@ -1,0 +1,90 @@
+// A model card: what a model is, what it takes and gives, what it costs; the typed view of one file of catalog/. Relies on base,
+// size.h, price.h, parameter.h.
+#ifndef LIMN_CATALOG_CARD_H
+#define LIMN_CATALOG_CARD_H
+
+#include "base/arena.h"
+#include "base/yaml.h"
+#include "catalog/parameter.h"
+#include "catalog/price.h"
+#include "catalog/size.h"
+
+#define CARD_PROVIDERS_MOST 8
+
+struct card_texts { // borrowed from the card
+    const char *const *items;
+    int count;
+};
+
+struct card_pair { // a heading or question and what stands under it
+    const char *name, *text;
+};
+
+struct card_pairs {
+    const struct card_pair *items;
+    int count;
+};
+
+// A provider's side of a card.
+struct card_provider {
+    const char *slug; // "local", "fal"
+    const char *name; // for people: "this machine", "fal.ai"
+    const char
+        *model_ids[MODE_COUNT]; // the provider's own name of the model, by mode; NULL: not in this mode
+    const char *config_ids[MODE_COUNT];         // "flux.2-dev-turbo-edit" in "fal/flux.2-dev-turbo-edit"
+    int native_images;                          // pictures a call
+    struct price_list price;                    // the local one: from limn.yaml, else the card's, else free
+    const char *price_source, *price_effective; // where and since when it stands; NULL
+};
+
+// Where the weights of the local engine are.
+struct card_weights {
+    const char *folder;  // name of the model folder: "FLUX.2-dev"
+    const char *get;     // what to do to have them, a sentence
+    const char *found;   // path of the folder; NULL: they are not here
+    const char *missing; // what was looked for, or what lacks in the folder; NULL where found
+};
+
+struct model_card {
+    const char *id; // [a-z0-9._-]+
+    const char *name, *creator, *creator_name, *family, *status;
+    const char *release; // "2025-12" or "2025-12-29"
+    int64_t released;    // seconds since 1970: `created` of the model object
+    struct {
+        const char *name, *spdx, *url, *notice; // notice: what a user must know; NULL
+        bool commercial;
+    } licence;
+    bool modes[MODE_COUNT];
+    struct card_texts tags, aliases, alternative_names;
+    const char *summary;
+    struct card_pairs sections, faq; // pages' texts, in order
+
+    struct size_rules sizes;
+    int references_most;
+    int64_t reference_area; // pixels that a reference is shrunk to before it is encoded
+    int prompt_most;        // characters
+    int images_most;        // of n
+    int steps, steps_most;
+    double guidance;                                      // the default
+    bool transparent, prompt_enhancement, safety_checker; // what the card offers
+
+    struct parameter_list parameters; // with this card's handling, ranges and defaults
+    struct card_provider providers[CARD_PROVIDERS_MOST];
+    int provider_count;
+    struct card_weights weights;
+    const char *file; // where it was read from, for messages
+    struct arena arena;
+};
+
+// Reads one card; everything is copied out of [root]. [common]: the parameters that all cards share. Free with card_free.
+// Errors name the file and the line of the key at fault.
+struct model_card *card_read(const struct yaml_node *root, const struct parameter_list *common,
+                             struct error *error);
+void card_free(struct model_card *card); // NULL is fine
+
+// "text-to-image, image-edit"
+void card_mode_names(const struct model_card *card, char *text, size_t size);
+
+const struct card_provider *card_provider(const struct model_card *card, const char *slug); // NULL: none
+
+#endif

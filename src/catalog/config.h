@@ -1,0 +1,150 @@
+// limn.yaml: what the owner of a server may set. All of it is optional. Relies on base, price.h.
+//
+// DESIGN. One table (config_keys.c) lists every key with its type, range, default and a sentence; reading, checking,
+// environment overrides, `limn config print` and the table of docs/configuration.md follow from it. To add a key: a member
+// here and a row there. Values come from, later ones winning: the default, limn.yaml, the environment
+// (server.tls.key is LIMN_SERVER_TLS_KEY), the command line (written into the struct by the command).
+#ifndef LIMN_CATALOG_CONFIG_H
+#define LIMN_CATALOG_CONFIG_H
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "catalog/price.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct config_texts { // borrowed from the configuration
+    const char **items;
+    int count;
+};
+
+struct config_pair {
+    const char *name, *value;
+};
+struct config_pairs { // in the order of the file
+    struct config_pair *items;
+    int count;
+};
+
+struct config_price {
+    const char *model; // an id or a glob
+    struct price_list list;
+};
+struct config_prices {
+    struct config_price *items;
+    int count;
+};
+
+enum config_synchronous { SYNCHRONOUS_NORMAL, SYNCHRONOUS_FULL };
+enum config_response_format { RESPONSE_URL, RESPONSE_B64_JSON };
+enum config_log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
+
+// Texts are never NULL unless said: "" means not set. Times are seconds, sizes bytes.
+struct config {
+    struct {
+        const char *host;
+        int port; // 0: any free one
+        struct {
+            const char *certificate, *key; // PEM files; both or none
+        } tls;
+        const char *public_base_url; // without a / at the end
+        struct config_texts
+            trusted_proxies; // addresses or networks ("10.0.0.0/8") whose forwarding headers count
+        struct config_texts allowed_origins; // of browsers' pages; "*" is any
+        double drain_seconds;                // how long a stop waits for what runs
+        bool metrics_public;                 // /metrics without an admin key
+    } server;
+    struct {
+        int64_t json_bytes, image_bytes, body_bytes, header_bytes;
+        int64_t image_pixels; // of one picture that comes in
+        int connections, connections_per_address;
+        double header_seconds, body_seconds, idle_seconds;
+        int64_t buffered_bytes; // all bodies in memory together
+    } limits;
+    struct {
+        bool required; // also on loopback, also before the first key is made
+        bool insecure_no_auth;
+        int keyless_requests_per_minute, keyless_images_per_day; // an address; 0: no limit
+    } auth;
+    struct {
+        const char *path; // of the SQLite file; "": STATE/limn.db
+        int synchronous;  // enum config_synchronous
+        double retention_seconds, idempotency_seconds;
+        bool keep_payloads; // prompts and answers in the records
+        double busy_seconds;
+    } store;
+    struct {
+        const char *folder; // "": STATE/media
+        double lifetime_seconds;
+        int64_t quota_bytes; // 0: no limit
+    } media;
+    struct {
+        int depth, depth_per_key;  // requests that may wait; per_key 0: no own limit
+        double time_limit_seconds; // of one request, from when it is taken up
+        double lease_seconds, stall_seconds, cancel_seconds;
+        bool rerun; // once, after a dead worker that had delivered nothing
+    } queue;
+    struct {
+        const char *model; // folder to serve; "": $LIMN_MODEL, else models/pictogram
+        struct config_texts model_folders;
+        struct config_pairs models; // model id -> folder
+        struct config_prices prices;
+        int threads; // 0: all
+        const char *isa, *compute;
+        int64_t cache_bytes; // of prompt and reference encodings
+        double start_seconds;
+    } local;
+    struct {
+        const char *folder; // more cards
+    } catalog;
+    struct {
+        const char *text_to_image, *image_edit; // default model by mode; "": the served one
+    } models;
+    struct config_pairs aliases; // name or glob -> model
+    struct {
+        int response_format;      // enum config_response_format
+        bool response_format_set; // whether the owner said so
+        bool allow_safety_checker_off;
+    } defaults;
+    struct {
+        bool enabled;
+        int64_t bytes;
+        double seconds;
+        int redirects;
+    } image_url;
+    struct {
+        int format;  // enum config_log_format
+        int level;   // enum log_level
+        bool access; // a line a request
+    } log;
+
+    struct config_origin { // where each key's value comes from, by its place in the table
+        enum config_source { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_ENVIRONMENT } source;
+        int line;
+    } * origins;
+    const char *path; // of the file read; "": none
+    struct arena arena;
+};
+
+// Everything at its default.
+bool config_init(struct config *config, struct error *error);
+void config_free(struct config *config); // {0} again
+
+// config_init, then the file, then the environment. [path]: the file; NULL: $LIMN_CONFIG, else the first of ./limn.yaml,
+// $XDG_CONFIG_HOME/limn/limn.yaml (~/.config), /etc/limn/limn.yaml that is there, else none. Errors name the file and line, or
+// the variable; an unknown key is refused with what was probably meant. The caller frees in any case.
+bool config_load(struct config *config, const char *path, struct error *error);
+
+// From memory, for tests and fuzzing: [text] as the file [name], [environment] as environ (NULL: none).
+bool config_parse(struct config *config, const char *name, const char *text, size_t size,
+                  const char *const *environment, struct error *error);
+
+// What the keys must be together (a certificate needs its key, ...); config_load has called it.
+bool config_check(const struct config *config, struct error *error);
+
+struct buffer;
+// The whole configuration as YAML, each key with its sentence, its default and where the value comes from.
+bool config_print(const struct config *config, struct buffer *out);
+
+#endif
