@@ -68,7 +68,7 @@ struct model_card {
     double guidance;                                      // the default
     bool transparent, prompt_enhancement, safety_checker; // what the card offers
 
-    struct parameter_list parameters; // with this card's handling, ranges and defaults
+    struct card_parameters parameters; // with this card's handling, ranges and defaults
     struct card_provider providers[CARD_PROVIDERS_MOST];
     int provider_count;
     struct card_weights weights;
@@ -78,7 +78,7 @@ struct model_card {
 
 // Reads one card; everything is copied out of [root]. [common]: the parameters that all cards share. Free with card_free.
 // Errors name the file and the line of the key at fault.
-struct model_card *card_read(const struct yaml_node *root, const struct parameter_list *common,
+struct model_card *card_read(const struct yaml_node *root, const struct card_parameters *common,
                              struct error *error);
 void card_free(struct model_card *card); // NULL is fine
 

@@ -71,6 +71,6 @@ json_t *catalog_models_json(const struct catalog *catalog);
 json_t *catalog_schema_json(const struct catalog *catalog, const struct model_card *card);
 
 // The parameters that all cards share, for the OpenAPI document.
-const struct parameter_list *catalog_parameters(const struct catalog *catalog);
+const struct card_parameters *catalog_parameters(const struct catalog *catalog);
 
 #endif

@@ -41,7 +41,7 @@ enum parameter_type {
 #define PARAMETER_PROVIDERS_MOST 8
 #define PARAMETER_VALUES_MOST    16
 
-struct parameter {
+struct card_parameter {
     const char *name;
     enum parameter_type type;
     const char *group; // "core", "layout", "media", "output", "universal", or a provider's slug
@@ -61,27 +61,28 @@ struct parameter {
     int use_count;
 };
 
-struct parameter_list {
-    struct parameter *items;
+struct card_parameters {
+    struct card_parameter *items;
     int count;
 };
 
 // Reads a list of parameters (the root of parameters.yaml) into [arena].
-bool parameters_read(const struct yaml_node *root, struct arena *arena, struct parameter_list *list,
+bool parameters_read(const struct yaml_node *root, struct arena *arena, struct card_parameters *list,
                      struct error *error);
 // [list] becomes a copy of [common] with the changes of a card's map `parameters` (NULL: none).
-bool parameters_change(const struct parameter_list *common, const struct yaml_node *changes,
-                       struct arena *arena, struct parameter_list *list, struct error *error);
+bool parameters_change(const struct card_parameters *common, const struct yaml_node *changes,
+                       struct arena *arena, struct card_parameters *list, struct error *error);
 
-const struct parameter *parameter_find(const struct parameter_list *list, const char *name); // NULL: none
+const struct card_parameter *parameter_find(const struct card_parameters *list,
+                                            const char *name); // NULL: none
 
 // How [provider] takes the parameter; IGNORED at the local engine and PASSTHROUGH elsewhere where nothing is said.
-enum parameter_handling parameter_handling(const struct parameter *parameter, const char *provider);
+enum parameter_handling parameter_handling(const struct card_parameter *parameter, const char *provider);
 
 // The JSON Schema (2020-12) of one parameter's value.
-json_t *parameter_schema(const struct parameter *parameter);
+json_t *parameter_schema(const struct card_parameter *parameter);
 // The JSON Schema of a request's body: an object with all parameters of the mode. [form]: as multipart/form-data (files are
 // binary).
-json_t *parameters_schema(const struct parameter_list *list, enum image_mode mode, bool form);
+json_t *parameters_schema(const struct card_parameters *list, enum image_mode mode, bool form);
 
 #endif
