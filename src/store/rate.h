@@ -1,0 +1,23 @@
+// How often something may happen: a bucket a name, refilled evenly. Relies on base. Thread-safe.
+//
+//     if (!rate_take(rate, "203.0.113.7", 60, clock_seconds(), &wait)) answer 429 with retry-after: ceil(wait)
+#ifndef LIMN_STORE_RATE_H
+#define LIMN_STORE_RATE_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct rate;
+
+// Remembers at most [names_most] names (1 or more). When there are more, those whose buckets are full go first (they lose
+// nothing by it), then those that were used longest ago.
+struct rate *rate_open(size_t names_most, struct error *error);
+void rate_close(struct rate *rate); // NULL is fine
+
+// Takes one from the bucket of [name], which holds [per_minute] (1 or more) and gets as many a minute. False when it is
+// empty; then *wait is the seconds until one is there again. [now]: monotonic seconds.
+bool rate_take(struct rate *rate, const char *name, double per_minute, double now, double *wait);
+
+#endif
