@@ -31,7 +31,8 @@ static bool is_control(char letter) {
 
 // One line, no terminal controls.
 static void add_plain(struct line *line, const char *text) {
-    for (; *text && line->used < line->most; text++) line->text[line->used++] = is_control(*text) ? ' ' : *text;
+    for (; *text && line->used < line->most; text++)
+        line->text[line->used++] = is_control(*text) ? ' ' : *text;
 }
 
 static void add_quoted(struct line *line, const char *text) {

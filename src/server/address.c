@@ -79,7 +79,8 @@ bool network_read(const char *text, struct network *network, struct error *error
         network->bits = (int)bits;
     }
     if (!good)
-        return error_set(error, ERROR_INPUT, "\"%.80s\": expected an address or a network, as 10.0.0.0/8", text);
+        return error_set(error, ERROR_INPUT, "\"%.80s\": expected an address or a network, as 10.0.0.0/8",
+                         text);
     network->bits += 128 - most;
     return true;
 }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum range_kind {
-    RANGE_WHOLE,         // no header, one of another unit, several ranges, or a malformed one: all bytes are sent (200)
+    RANGE_WHOLE, // no header, one of another unit, several ranges, or a malformed one: all bytes are sent (200)
     RANGE_PART,          // [first, last] is sent (206)
     RANGE_UNSATISFIABLE, // well-formed, and nothing of it lies within the size (416)
 };
