@@ -85,7 +85,7 @@ static void wake(struct queue *queue) {
 
 // ------------------------------------------------------------------------------------------------------- submitting
 
-static bool check_job(const struct queue_job *job, struct error *error) {
+bool queue_job_check(const struct queue_job *job, struct error *error) {
     if (!name_is_id(job->id))
         return error_set(error, ERROR_INTERNAL, "job id \"%s\": expected [a-z0-9_-]{8,64}", job->id);
     if (!job->prompt || !*job->prompt)
@@ -100,6 +100,12 @@ static bool check_job(const struct queue_job *job, struct error *error) {
         if (!name_is_file(job->reference_files[i]))
             return error_set(error, ERROR_INTERNAL, "\"%s\" is no name of a spool file",
                              job->reference_files[i]);
+    if (job->mask_file && !name_is_file(job->mask_file))
+        return error_set(error, ERROR_INTERNAL, "\"%s\" is no name of a spool file", job->mask_file);
+    if (job->mask_file && job->reference_count == 0)
+        return error_set_field(error, ERROR_INPUT, "mask", "a mask without an image that it could belong to");
+    if (!job->output_format || strlen(job->output_format) > 16)
+        return error_set(error, ERROR_INTERNAL, "a job without an output format");
     return true;
 }
 
@@ -149,6 +155,8 @@ static struct job *make_job(struct queue *queue, const struct queue_job *from, s
                set(m, "output_format", json_string(from->output_format)) &&
                set(m, "output_quality", json_integer(from->output_quality)) &&
                set(m, "preview_count", json_integer(from->preview_count)) &&
+               set(m, "transparent", json_boolean(from->transparent)) &&
+               (!from->mask_file || set(m, "mask", json_string(from->mask_file))) &&
                json_object_set(m, "references", references) == 0 && json_object_set(m, "sigmas", sigmas) == 0;
     }
     json_decref(references);
@@ -166,7 +174,7 @@ static struct job *make_job(struct queue *queue, const struct queue_job *from, s
 }
 
 bool queue_submit(struct queue *queue, const struct queue_job *from, struct error *error) {
-    if (!check_job(from, error)) return false;
+    if (!queue_job_check(from, error)) return false;
     struct job *job = make_job(queue, from, error);
     if (!job) return false;
     pthread_mutex_lock(&queue->lock);
@@ -456,6 +464,7 @@ static bool read_event(struct queue *queue, struct json_place place, struct queu
            json_get_string(place, "file", JSON_OPTIONAL, &event->file, error) &&
            json_get_number(place, "seconds", JSON_OPTIONAL, 0, 1e12, &event->seconds, error) &&
            json_get_integer(place, "seed", JSON_OPTIONAL, 0, INT64_MAX, &seed, error) &&
+           json_get_bool(place, "transparent", JSON_OPTIONAL, &event->transparent, error) &&
            read_int(place, "image", &event->image, error) &&
            read_int(place, "images", &event->images, error) && read_int(place, "step", &event->step, error) &&
            read_int(place, "steps", &event->steps, error) && read_int(place, "block", &event->block, error) &&

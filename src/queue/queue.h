@@ -106,6 +106,8 @@ struct queue *queue_open(const struct queue_options *options, queue_listener *li
 void queue_close(
     struct queue *queue); // stops the worker; jobs not done fail with QUEUE_FAILURE_STOPPED. NULL is fine
 
+// Whether a job is one that queue_submit takes.
+bool queue_job_check(const struct queue_job *job, struct error *error);
 // ERROR_UNAVAILABLE when [depth] jobs wait already. The events of the job may begin before this returns.
 bool queue_submit(struct queue *queue, const struct queue_job *job, struct error *error);
 // The worker stops within one block; the job then fails with ERROR_CANCELLED. Unknown ids are fine.
