@@ -31,7 +31,6 @@ struct gateway {
     void *context;
     struct queue_model model_info;
     char model[64];
-    int depth;            // of the provider's queue
     pthread_mutex_t lock; // guards works
     struct work *works;
 };
@@ -95,6 +94,15 @@ static void on_image(struct gateway *gateway, struct work *work, const struct qu
     *picture = (struct delivered_picture){path_join(gateway->spool, event->file), event->width, event->height,
                                           event->seed};
     if (picture->path) work->picture_count++;
+}
+
+// The run that they came from is void.
+static void drop_pictures(struct work *work) {
+    while (work->picture_count > 0) {
+        char *path = work->pictures[--work->picture_count].path;
+        unlink(path);
+        free(path);
+    }
 }
 
 static void on_done(struct gateway *gateway, struct work *work, const struct queue_event *event) {
@@ -166,7 +174,10 @@ static void listener(void *context, const struct queue_event *event) {
     case QUEUE_STARTED:
     case QUEUE_PROGRESS:
     case QUEUE_PREVIEW: // none is asked for
+        break;
     case QUEUE_RERUN:
+        drop_pictures(work);
+        break;
         break;
     }
 }
@@ -208,20 +219,27 @@ static bool check_model(const struct gateway *gateway, const char *name, struct 
                          name, gateway->model);
 }
 
-static bool queue_full(struct gateway *gateway, struct api_error *error) {
-    struct queue_state state;
-    gateway->provider->state(gateway->provider, &state);
-    api_error_set(error, API_QUEUE_FULL, "", "the queue is full: %d requests wait already; try again later",
-                  state.waiting);
-    error->retry_after = fmax(1, ceil(state.job_seconds));
-    return false;
+static bool refuse(const struct scheduler_refusal *refusal, const struct error *cause,
+                   struct api_error *error) {
+    switch (refusal->reason) {
+    case SCHEDULER_FULL:
+    case SCHEDULER_PRINCIPAL_FULL:
+        api_error_set(error, API_QUEUE_FULL, "", "%s; try again later", cause->message);
+        error->retry_after = refusal->retry_after;
+        return false;
+    case SCHEDULER_DRAINING:
+        return api_error_set(error, API_INTERRUPTED, "", "the server is being stopped");
+    default:
+        return api_error_from(error, cause);
+    }
 }
 
 bool gateway_has_room(struct gateway *gateway, struct api_error *error) {
-    struct queue_state state;
+    struct scheduler_refusal refusal;
+    struct error cause = {0};
     if (!gateway->provider) return api_error_set(error, API_INTERRUPTED, "", "the server is being stopped");
-    gateway->provider->state(gateway->provider, &state);
-    return state.waiting < gateway->depth + (state.running ? 0 : 1) || queue_full(gateway, error);
+    return gateway->provider->has_room(gateway->provider, NULL, &refusal, &cause) ||
+           refuse(&refusal, &cause, error);
 }
 
 static bool submit(struct gateway *gateway, struct image_request *request, struct api_error *error) {
@@ -246,9 +264,10 @@ static bool submit(struct gateway *gateway, struct image_request *request, struc
                                                       : 100;
     for (int i = 0; i < request->reference_count; i++) job.reference_files[i] = request->references[i].file;
     struct error cause = {0};
-    if (gateway->provider->submit(gateway->provider, &job, &cause)) return true;
-    if (cause.kind != ERROR_UNAVAILABLE) return api_error_from(error, &cause);
-    return queue_full(gateway, error);
+    struct scheduler_refusal refusal;
+    struct scheduler_job turn = {.job = job};
+    return gateway->provider->submit(gateway->provider, &turn, &refusal, &cause) ||
+           refuse(&refusal, &cause, error);
 }
 
 bool gateway_start(struct gateway *gateway, struct image_request *request, const struct gateway_call *call,
@@ -323,16 +342,19 @@ struct gateway *gateway_open(const struct gateway_options *options, gateway_sink
     }
     gateway->media = options->media;
     gateway->log = options->log;
-    gateway->depth = options->queue.depth;
     gateway->sink = sink;
     gateway->context = context;
     pthread_mutex_init(&gateway->lock, NULL);
     bool good = folder_make(gateway->spool, error);
     if (good) {
         sweep(gateway->spool, "");
-        gateway->provider = provider_local_open(&options->queue, listener, gateway, error);
-        good = gateway->provider && gateway->provider->wait_ready(gateway->provider, options->start_seconds,
-                                                                  &gateway->model_info, error);
+        struct scheduler_model model = {"model", options->queue.model_folder, true};
+        struct scheduler_options scheduler = {
+            .queue = options->queue, .models = &model, .model_count = 1, .depth = options->queue.depth};
+        gateway->provider = provider_local_open(&scheduler, listener, gateway, error);
+        good = gateway->provider &&
+               gateway->provider->wait_ready(gateway->provider, NULL, options->start_seconds,
+                                             &gateway->model_info, error);
     }
     if (good) {
         make_slug(gateway->model_info.name, gateway->model, sizeof gateway->model);
@@ -365,7 +387,13 @@ const struct queue_model *gateway_model_info(const struct gateway *gateway) {
 
 void gateway_state(struct gateway *gateway, struct queue_state *state) {
     *state = (struct queue_state){0};
-    if (gateway->provider) gateway->provider->state(gateway->provider, state);
+    struct scheduler_state all;
+    struct scheduler_model_state model;
+    if (!gateway->provider) return;
+    gateway->provider->state(gateway->provider, &all);
+    gateway->provider->model_state(gateway->provider, NULL, &model);
+    *state =
+        (struct queue_state){model.ready, all.waiting, all.running, all.workers_started, model.job_seconds};
 }
 
 static json_t *model_object(const struct gateway *gateway) {

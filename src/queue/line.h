@@ -42,7 +42,7 @@ struct line {
     struct line_job *first; // in no order that matters
     int count;
     struct line_principal *principals;
-    double now;           // virtual time: what the principal that was served last had used before
+    double now; // virtual time: what the principal that was served last had used before
     uint64_t next_order;
 };
 

@@ -13,8 +13,9 @@
 #include <string.h>
 #include <time.h>
 
-#define PASSED_OVER_MOST 8 // jobs that a model's worker takes before one in front of them for a model that is not up
-#define RUNS_MOST        2
+#define PASSED_OVER_MOST                                                                                     \
+    8 // jobs that a model's worker takes before one in front of them for a model that is not up
+#define RUNS_MOST 2
 
 struct slot { // a model
     struct scheduler *scheduler;
@@ -23,9 +24,9 @@ struct slot { // a model
     struct line_job *running; // given to the queue
     bool wanted;              // somebody waits for it though it has no job
     bool known;
-    bool yields;  // its worker is to make room for another model
-    int users;    // threads that use the queue without the lock
-    int streak;   // line.h
+    bool yields; // its worker is to make room for another model
+    int users;   // threads that use the queue without the lock
+    int streak;  // line.h
     int passed_over;
     double last_used, job_seconds;
     int workers_started; // of queues closed since
@@ -41,8 +42,8 @@ struct scheduler {
     queue_listener *listener;
     void *context;
     pthread_t thread;
-    pthread_mutex_t lock; // guards what follows, and the slots
-    pthread_cond_t wake;  // something changed for the thread
+    pthread_mutex_t lock;   // guards what follows, and the slots
+    pthread_cond_t wake;    // something changed for the thread
     pthread_cond_t changed; // something changed for those who wait
     struct line line;
     struct line_job *doomed; // could not be given to their queue
@@ -66,8 +67,7 @@ static struct line_job *choose_for(struct scheduler *scheduler, struct slot *slo
     own[slot - scheduler->slots] = true;
     struct line_job *job = line_choose(&scheduler->line, own, slot->streak);
     if (!job || !at_limit(scheduler)) return job;
-    for (int i = 0; i < scheduler->slot_count; i++)
-        any[i] = own[i] || !scheduler->slots[i].queue;
+    for (int i = 0; i < scheduler->slot_count; i++) any[i] = own[i] || !scheduler->slots[i].queue;
     if (line_choose(&scheduler->line, any, slot->streak) == job) {
         slot->passed_over = 0;
         return job;
@@ -190,8 +190,7 @@ static void on_event(void *context, const struct queue_event *event) {
         pthread_mutex_unlock(&scheduler->lock);
         return;
     }
-    if (event->kind == QUEUE_DONE ||
-        (event->kind == QUEUE_FAILED && !may_run_again(scheduler, job, event))) {
+    if (event->kind == QUEUE_DONE || (event->kind == QUEUE_FAILED && !may_run_again(scheduler, job, event))) {
         on_end(slot, job, event);
         return;
     }
@@ -206,8 +205,8 @@ static void on_event(void *context, const struct queue_event *event) {
 
 // ------------------------------------------------------------------------------------------------------- the thread
 
-static void say_why(const struct scheduler *scheduler, const struct line_job *job, enum queue_failure *failure,
-                    struct error *error) {
+static void say_why(const struct scheduler *scheduler, const struct line_job *job,
+                    enum queue_failure *failure, struct error *error) {
     *failure = QUEUE_FAILURE_JOB;
     if (job->cancelled) {
         error_set(error, ERROR_CANCELLED, "the request was cancelled");
@@ -437,8 +436,9 @@ static bool check_room(struct scheduler *scheduler, const char *principal, struc
     if (scheduler->principal_depth > 0 && own >= scheduler->principal_depth) {
         refusal->reason = SCHEDULER_PRINCIPAL_FULL;
         refusal->retry_after = retry_after(scheduler);
-        return error_set(error, ERROR_UNAVAILABLE, "%d requests of this key wait already, expected at most %d",
-                         own, scheduler->principal_depth);
+        return error_set(error, ERROR_UNAVAILABLE,
+                         "%d requests of this key wait already, expected at most %d", own,
+                         scheduler->principal_depth);
     }
     return true;
 }
@@ -637,8 +637,8 @@ static bool copy_options(struct scheduler *scheduler, const struct scheduler_opt
             return false;
     }
     bool good = copy_text(&scheduler->program, queue->program) &&
-                copy_text(&scheduler->spool, queue->spool_folder) &&
-                copy_text(&scheduler->isa, queue->isa) && copy_text(&scheduler->compute, queue->compute);
+                copy_text(&scheduler->spool, queue->spool_folder) && copy_text(&scheduler->isa, queue->isa) &&
+                copy_text(&scheduler->compute, queue->compute);
     scheduler->queue.program = scheduler->program;
     scheduler->queue.spool_folder = scheduler->spool;
     scheduler->queue.isa = scheduler->isa;
