@@ -7,12 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PICTURE_BYTES_MOST (256u << 20)
+#define DELIVERED_BYTES_MOST (256u << 20)
 
 static bool add_base64(const char *path, struct buffer *out, struct error *error) {
     char *data;
     size_t size;
-    if (!file_read(path, PICTURE_BYTES_MOST, &data, &size, error)) return false;
+    if (!file_read(path, DELIVERED_BYTES_MOST, &data, &size, error)) return false;
     size_t room = sodium_base64_ENCODED_LEN(size, sodium_base64_VARIANT_ORIGINAL); // with the 0 byte
     bool good = buffer_reserve(out, room);
     if (good) {
@@ -27,7 +27,7 @@ static bool add_base64(const char *path, struct buffer *out, struct error *error
 static bool add_picture(const struct delivery *d, int index, struct buffer *out, struct error *error) {
     const struct delivered_picture *picture = &d->pictures[index];
     bool good = buffer_add_string(out, index ? ",{" : "{");
-    if (d->request->base64) {
+    if (d->request->answer_as == ANSWER_BASE64) {
         good = good && buffer_add_string(out, "\"b64_json\":\"") && add_base64(picture->path, out, error);
     } else {
         char name[MEDIA_NAME_MOST];

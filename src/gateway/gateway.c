@@ -1,6 +1,7 @@
 // See gateway.h.
 #include "gateway/gateway.h"
 #include "base/file.h"
+#include "catalog/size.h"
 #include "gateway/deliver.h"
 #include "provider/provider.h"
 
@@ -243,7 +244,20 @@ bool gateway_has_room(struct gateway *gateway, struct api_error *error) {
 }
 
 static bool submit(struct gateway *gateway, struct image_request *request, struct api_error *error) {
-    struct image_size size = image_request_size(request, gateway->model_info.side_multiple);
+    struct error cause = {0};
+    struct size_request asked;
+    if (!size_parse(request->size, request->aspect_ratio, request->resolution, &asked, &cause))
+        return api_error_from(error, &cause);
+    struct size_rules rules = {.multiple = gateway->model_info.side_multiple,
+                               .side_least = 64,
+                               .side_most = 2048,
+                               .default_width = gateway->model_info.default_width,
+                               .default_height = gateway->model_info.default_height,
+                               .ratios = {.least = 1.0 / 32, .most = 32},
+                               .tiers = {.least = 4096, .most = 4194304}};
+    const struct image_header *first = request->reference_count ? &request->references[0].header : NULL;
+    struct size_result size =
+        size_resolve(&rules, &asked, first ? first->width : 0, first ? first->height : 0);
     struct queue_job job = {.id = request->id,
                             .prompt = request->prompt,
                             .reference_count = request->reference_count,
@@ -254,7 +268,7 @@ static bool submit(struct gateway *gateway, struct image_request *request, struc
                             .count = request->count,
                             .seed = request->seed,
                             .steps = request->steps,
-                            .guidance = request->guidance,
+                            .guidance = (float)request->guidance,
                             .sigmas = request->sigmas,
                             .sigma_count = request->sigma_count,
                             .output_format = image_format_name(request->format)};
@@ -263,11 +277,26 @@ static bool submit(struct gateway *gateway, struct image_request *request, struc
                          : request->compression >= 0  ? request->compression
                                                       : 100;
     for (int i = 0; i < request->reference_count; i++) job.reference_files[i] = request->references[i].file;
-    struct error cause = {0};
     struct scheduler_refusal refusal;
     struct scheduler_job turn = {.job = job};
     return gateway->provider->submit(gateway->provider, &turn, &refusal, &cause) ||
            refuse(&refusal, &cause, error);
+}
+
+// What no part of the engine does yet is refused, not passed over.
+static bool refuse_unoffered(const struct image_request *request, struct api_error *error) {
+    const char *name = NULL;
+    if (request->stream) name = "stream";
+    if (request->has_mask) name = "mask";
+    if (request->has_lora) name = "lora";
+    if (request->sync_mode) name = "sync_mode";
+    if (request->prompt_enhancement) name = "prompt_enhancement";
+    if (request->safety_checker) name = "enable_safety_checker";
+    if (request->background == BACKGROUND_TRANSPARENT) name = "background";
+    for (int i = 0; i < request->reference_count; i++)
+        if (request->references[i].url) name = "image";
+    return !name ||
+           api_error_set(error, API_INVALID_REQUEST, name, "%s: this server does not offer it", name);
 }
 
 bool gateway_start(struct gateway *gateway, struct image_request *request, const struct gateway_call *call,
@@ -291,8 +320,14 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
         media_random_hex(hex, 4);
         request->seed = strtoul(hex, NULL, 16);
     }
-    if (request->guidance >= 0 && !gateway->model_info.has_guidance && request->ignored_count < IGNORED_MOST)
-        request->ignored[request->ignored_count++] = "guidance";
+    if (request->format == IMAGE_UNKNOWN) request->format = IMAGE_PNG;
+    bool good_parameters = refuse_unoffered(request, error);
+    if (request->guidance >= 0 && !gateway->model_info.has_guidance)
+        image_request_ignore(request, "guidance", error);
+    if (!good_parameters) {
+        finish(gateway, work, NULL);
+        return false;
+    }
     pthread_mutex_lock(&gateway->lock); // before it is submitted: events may come at once
     work->next = gateway->works;
     gateway->works = work;

@@ -1,5 +1,8 @@
-// A request for pictures, from the fields of a JSON body or a form to checked values. Every error names the parameter.
-// Relies on base, image, catalog.
+// A request for pictures, from the fields of a JSON body or a form to checked values. Every error names the parameter. What
+// depends on the model is judged later, against its card (hold.h). Relies on base, image, catalog.
+//
+// JSON null means absent. A value of the wrong type or range is a 400; a name that is not known is kept in [given] and listed in
+// metadata.ignored_parameters. In a form every value is a text and is read as what the parameter is.
 #ifndef LIMN_GATEWAY_IMAGE_REQUEST_H
 #define LIMN_GATEWAY_IMAGE_REQUEST_H
 
@@ -9,67 +12,102 @@
 #include "gateway/api_error.h"
 #include "image/image.h"
 
-#define REQUEST_ID_MOST    40 // with the 0 byte
-#define REFERENCES_MOST    4
-#define REQUEST_COUNT_MOST 10
-#define STEPS_MOST         200
-#define PROMPT_MOST        32000 // characters
-#define SIDE_LEAST         64
-#define SIDE_MOST          2048
-#define SIDE_ASKED_MOST    65536 // what is larger is a mistake, what is smaller is brought within SIDE_MOST
-#define IGNORED_MOST       32
+#define REQUEST_ID_MOST     40 // with the 0 byte
+#define REFERENCES_MOST     4
+#define REQUEST_COUNT_MOST  10
+#define STEPS_MOST          200
+#define PROMPT_MOST         32000 // characters
+#define PARTIALS_MOST       3
+#define IGNORED_MOST        64
+#define USER_MOST           512         // bytes
+#define PICTURE_BYTES_MOST  (50u << 20) // of an encoded picture that comes in
+#define PICTURE_PIXELS_MOST 100000000   // by its header, where the owner says nothing else
+#define GUIDANCE_MOST       20
 
+// A picture that came with the request.
 struct image_reference {
-    char file[80]; // name in the spool folder
-    struct image_header header;
-    unsigned char hash[32]; // BLAKE2b-256 of the file, where has_hash
+    char file[80];              // name in the spool folder, "" while it has to be fetched from [url]
+    const char *url;            // https; NULL: it came with the body
+    struct image_header header; // {0} while it has to be fetched
+    unsigned char hash[32];     // BLAKE2b-256 of the file, where has_hash
     bool has_hash;
 };
+
+enum answer_as { ANSWER_DEFAULT, ANSWER_URL, ANSWER_BASE64 };
+enum background { BACKGROUND_AUTO, BACKGROUND_OPAQUE, BACKGROUND_TRANSPARENT };
 
 struct image_request {
     char id[REQUEST_ID_MOST]; // "req_<hex digits>"
     enum image_mode mode;
-    struct arena arena; // the strings below
+    const char *spool_folder; // borrowed; where pictures of data URIs are put; NULL: such are refused
+    int64_t pixels_most;      // of a picture that comes in, by its header
+    struct arena arena;       // the strings below
+    json_t *given; // every parameter that was given, but the pictures; for the record and the fingerprint
+
     const char *prompt;
-    const char *model; // NULL: the default
-    int count;
-    int width, height;        // pixels asked for; 0: by the model or the first reference ("auto")
-    bool base64;              // b64_json instead of url
-    enum image_format format; // PNG, JPEG, WEBP
-    int compression;          // 0 to 100, -1: not given
+    const char *model;                            // NULL: the default
+    const char *user;                             // the end user, for the record; NULL
+    int count;                                    // n, 1 to REQUEST_COUNT_MOST
+    const char *size, *aspect_ratio, *resolution; // as given; NULL
+    enum answer_as answer_as;                     // response_format
+    bool sync_mode;                               // a data URI, nothing kept
+    enum image_format format;                     // IMAGE_UNKNOWN: not given
+    int compression;                              // 0 to 100, -1: not given
+    enum background background;
     bool has_seed;
-    uint64_t seed;
-    int steps;      // 0: the model's
-    float guidance; // negative: the model's
-    float sigmas[STEPS_MOST];
+    uint64_t seed;            // at most INT64_MAX - REQUEST_COUNT_MOST
+    int steps;                // 0: the model's
+    double guidance;          // negative: the model's
+    float sigmas[STEPS_MOST]; // rising towards noise: each above 0, at most 1
     int sigma_count;
+    bool prompt_enhancement;                 // asked to be on
+    bool has_safety_checker, safety_checker; // given; on
+    bool has_lora;                           // given
+    bool stream;
+    int partial_images; // 0 to PARTIALS_MOST previews before each picture of a stream
+
     struct image_reference references[REFERENCES_MOST]; // "Image 1" is the first
     int reference_count;
-    struct image_reference mask; // where has_mask
+    struct image_reference mask; // where has_mask; alpha 0 = edit here
     bool has_mask;
-    bool stream;
-    int partial_images;                // 0 to 3 previews before each picture of a stream
-    const char *ignored[IGNORED_MOST]; // parameters without an effect here, as they were named
+
+    const char *ignored[IGNORED_MOST]; // parameters without an effect, as they were named
     int ignored_count;
 };
 
 void image_request_init(struct image_request *request, enum image_mode mode, const char *id);
-void image_request_free(struct image_request *request);
+void image_request_free(
+    struct image_request *request); // what it holds; files in the spool stay. NULL is fine
 
-// Reads every member of [fields]. [from_form]: values are texts (or arrays of texts, for names that ended with []), to be
-// read as what the parameter is. Then checks what must be there. References are added by the caller, before.
+// Reads every member of [fields] (borrowed). [from_form]: values are texts (or arrays of texts, for names that ended with []).
+// Then checks what must be there whatever the model. Files of a form are added by the caller, before.
 bool image_request_read(struct image_request *request, const json_t *fields, bool from_form,
                         struct api_error *error);
 
-// Adds a reference that lies in the spool as [file]; [head] is its beginning (the header is read from it).
-bool image_request_add_reference(struct image_request *request, const char *file, const void *head,
+// Adds a reference that lies in the spool as [file]; its header is read from [data], the whole file or its beginning.
+bool image_request_add_reference(struct image_request *request, const char *file, const void *data,
                                  size_t size, struct api_error *error);
+// The same for the mask: a PNG. Whether it has the first reference's size is checked by image_request_check_pictures.
+bool image_request_add_mask(struct image_request *request, const char *file, const void *data, size_t size,
+                            struct api_error *error);
 
-// The sizes that a request comes to: rendered sides are multiples of [multiple], delivered ones lie in the middle. Asked
-// sides beyond the limits are scaled into them, keeping the ratio as far as the limits allow. All 0 for "auto".
-struct image_size {
-    int render_width, render_height, deliver_width, deliver_height;
-};
-struct image_size image_request_size(const struct image_request *request, int multiple);
+// Gives a picture that was fetched its header.
+bool image_request_fill(struct image_request *request, struct image_reference *picture, const void *data,
+                        size_t size, struct api_error *error);
+
+// Once all pictures are there: the mask fits the first.
+bool image_request_check_pictures(const struct image_request *request, struct api_error *error);
+
+// What the parameter of a picture is called in messages: "image", "image[1]", "mask".
+const char *image_request_picture_name(const struct image_request *request,
+                                       const struct image_reference *picture, char name[32]);
+
+// Lists [name] (copied) among the ignored, once.
+bool image_request_ignore(struct image_request *request, const char *name, struct api_error *error);
+
+// What makes two bodies the same one: BLAKE2b-256 over mode, parameters in canonical form and the pictures' bytes (those
+// without a hash are read from the spool; URLs count as what they are).
+bool image_request_fingerprint(struct image_request *request, unsigned char fingerprint[32],
+                               struct api_error *error);
 
 #endif

@@ -187,6 +187,7 @@ struct upload *upload_open(enum upload_kind kind, enum image_mode mode, const ch
         return NULL;
     }
     image_request_init(u->request, mode, id);
+    u->request->spool_folder = spool_folder;
     u->kind = kind;
     u->spool_folder = spool_folder;
     u->file = -1;

@@ -25,19 +25,24 @@ static void promise_request(const struct image_request *request) {
     promise(request->prompt && request->prompt[0]);
     promise(request->count >= 1 && request->count <= REQUEST_COUNT_MOST);
     promise(request->steps >= 0 && request->steps <= STEPS_MOST && request->seed < INT64_MAX);
-    promise(isfinite(request->guidance) && request->guidance <= 20);
+    promise(isfinite(request->guidance) && request->guidance <= GUIDANCE_MOST);
     promise(request->compression >= -1 && request->compression <= 100);
     promise(request->sigma_count >= 0 && request->sigma_count <= STEPS_MOST);
     for (int i = 0; i < request->sigma_count; i++) promise(request->sigmas[i] > 0 && request->sigmas[i] <= 1);
     volatile unsigned sum = request->model ? touch(request->model, strlen(request->model)) : 0;
     for (int i = 0; i < request->ignored_count; i++)
         sum += touch(request->ignored[i], strlen(request->ignored[i]));
-    struct image_size size = image_request_size(request, 16);
-    promise((size.render_width == 0) == (size.render_height == 0));
-    promise(size.render_width % 16 == 0 && size.render_height % 16 == 0);
-    promise(size.render_width >= 0 && size.render_width <= SIDE_MOST && size.render_height <= SIDE_MOST);
-    promise(size.deliver_width <= size.render_width && size.deliver_height <= size.render_height);
-    promise(size.deliver_width >= 0 && (size.deliver_width == 0) == (size.deliver_height == 0));
+    promise(request->partial_images >= 0 && request->partial_images <= PARTIALS_MOST);
+    promise(request->reference_count <= REFERENCES_MOST &&
+            (request->mode == MODE_EDIT || !request->reference_count));
+    for (int i = 0; i < request->reference_count;
+         i++) // no spool folder: only what is to be fetched, and what came along
+        promise(request->references[i].url || request->references[i].file[0]);
+    unsigned char print[32];
+    struct api_error error = {0};
+    struct image_request copy = *request;
+    for (int i = 0; i < copy.reference_count; i++) copy.references[i].has_hash = true;
+    promise(image_request_fingerprint(&copy, print, &error));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
