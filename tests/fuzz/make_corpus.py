@@ -164,6 +164,22 @@ def make_image_request():
     put("image_request", "numbers", "\1" + json.dumps({"prompt": "x", "n": "0x1", "guidance": "nan", "seed": "1e3"}))
     put("image_request", "stream", "\0" + json.dumps({"prompt": "x", "stream": True}))
     put("image_request", "list", "\0[]")
+    put("image_request", "layout", "\0" + json.dumps({"prompt": "x", "aspect_ratio": "16:9", "resolution": 0.25, "mask": "m"}))
+    pictures = {"prompt": "x", "images": [{"image_url": "https://a.example/1"}, "data:image/png;base64,AAAA", {"file_id": "f"}]}
+    put("image_request", "pictures", "\2" + json.dumps(pictures))
+    put("image_request", "urls", "\2" + json.dumps({"prompt": "x", "image": ["https://a.example/1"], "mask": "https://a.example/2"}))
+    features = {"prompt": "x", "background": "transparent", "prompt_enhancement": "on", "enable_safety_checker": True,
+                "sync_mode": True, "lora": [{"name": "l"}], "stream": True, "partial_images": 3, "output_format": "avif"}
+    put("image_request", "features", "\0" + json.dumps(features))
+
+
+def make_data_uri():
+    put("data_uri", "png", "data:image/png;base64,iVBORw0KGgo=")
+    put("data_uri", "open", "data:image/jpeg;name=a;base64,_-8\r\n ")
+    put("data_uri", "percent", "data:,a%20b%zz")
+    put("data_uri", "bare", "data:;base64,AA=A")
+    put("data_uri", "no-comma", "data:image/png;base64")
+    put("data_uri", "type", "DATA:text/html;base64,AAAA")
 
 
 def make_tokenizer():
@@ -258,6 +274,7 @@ def main():
     make_worker_message()
     make_multipart()
     make_image_request()
+    make_data_uri()
     make_tokenizer()
     make_image()
 

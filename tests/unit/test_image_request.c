@@ -1,4 +1,5 @@
 // Requests: every parameter's values and errors, from JSON and from forms; sizes; errors as bodies.
+#include "base/file.h"
 #include "gateway/image_request.h"
 
 #include <setjmp.h>
@@ -176,7 +177,7 @@ static const unsigned char PNG_HEAD[] = {0x89, 'P', 'N', 'G', 13,  10, 26, 10, 0
                                          13,   'I', 'H', 'D', 'R', 0,  0,  0,  4, 0, 0,
                                          0,    3,   8,   2,   0,   0,  0,  0,  0, 0, 0};
 // The same as base64.
-#define PNG_TEXT "iVBORw0KGgoAAAANSUhEUgAAAAQAAAADCAIAAAAAAAAAAA=="
+#define PNG_TEXT "iVBORw0KGgoAAAANSUhEUgAAAAQAAAADCAIAAAAAAAAA"
 
 static bool read_edit(const char *text, const char *spool, struct image_request *request,
                       struct api_error *error) {
