@@ -42,11 +42,11 @@ struct yaml_node {
     int count;
 };
 
-// Parses [size] bytes; [name] stands in the messages. Free with yaml_free. An empty file is a root of type NULL.
+// Parses [size] bytes; [name] stands in the messages. Free with yaml_close. An empty file is a root of type NULL.
 struct yaml *yaml_parse(const char *name, const char *text, size_t size, struct error *error);
 // Reads and parses a file of at most [limit] bytes.
 struct yaml *yaml_read_file(const char *path, size_t limit, struct error *error);
-void yaml_free(struct yaml *yaml); // NULL is fine
+void yaml_close(struct yaml *yaml); // NULL is fine
 const struct yaml_node *yaml_root(const struct yaml *yaml);
 
 // The member [key] of a map; NULL where there is none, where it is null, or where [map] is NULL or no map.
