@@ -37,7 +37,8 @@ struct config_prices {
 };
 
 enum config_synchronous { SYNCHRONOUS_NORMAL, SYNCHRONOUS_FULL };
-enum config_response_format { RESPONSE_URL, RESPONSE_B64_JSON };
+// AUTO: url, or b64_json under a name of OpenAI's image models.
+enum config_response_format { RESPONSE_AUTO, RESPONSE_URL, RESPONSE_B64_JSON };
 enum config_log_format { LOG_FORMAT_TEXT, LOG_FORMAT_JSON };
 
 // Texts are never NULL unless said: "" means not set. Times are seconds, sizes bytes.
@@ -71,7 +72,8 @@ struct config {
         const char *path; // of the SQLite file; "": STATE/limn.db
         int synchronous;  // enum config_synchronous
         double retention_seconds, idempotency_seconds;
-        bool keep_payloads; // prompts and answers in the records
+        bool keep_payloads;     // prompts and answers in the records
+        double payload_seconds; // how long those are kept
         double busy_seconds;
     } store;
     struct {
@@ -103,8 +105,7 @@ struct config {
     } models;
     struct config_pairs aliases; // name or glob -> model
     struct {
-        int response_format;      // enum config_response_format
-        bool response_format_set; // whether the owner said so
+        int response_format; // enum config_response_format
         bool allow_safety_checker_off;
     } defaults;
     struct {
