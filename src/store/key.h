@@ -70,8 +70,8 @@ struct key_record {
 struct keys *keys_open(struct error *error);
 void keys_close(struct keys *keys); // NULL is fine
 
-// Takes [records] (from malloc, [count] of them) over. Rate limits of keys that stay are kept.
-bool keys_replace(struct keys *keys, struct key_record *records, size_t count, struct error *error);
+// Takes [records] (from malloc, [count] of them; NULL for none) over. What keys that stay have used of their rate is kept.
+void keys_replace(struct keys *keys, struct key_record *records, size_t count);
 
 enum key_verdict {
     KEY_OK,

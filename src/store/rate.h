@@ -11,13 +11,16 @@
 
 struct rate;
 
-// Remembers at most [names_most] names (1 or more). When there are more, those whose buckets are full go first (they lose
-// nothing by it), then those that were used longest ago.
+// Remembers at most [names_most] names (1 or more); when there are more, those that were used longest ago go first.
 struct rate *rate_open(size_t names_most, struct error *error);
 void rate_close(struct rate *rate); // NULL is fine
 
 // Takes one from the bucket of [name], which holds [per_minute] (1 or more) and gets as many a minute. False when it is
 // empty; then *wait is the seconds until one is there again. [now]: monotonic seconds.
 bool rate_take(struct rate *rate, const char *name, double per_minute, double now, double *wait);
+
+// The same for a bucket of [capacity] that is refilled evenly in [seconds], and [amount] (at most [capacity]) taken at once.
+bool rate_take_of(struct rate *rate, const char *name, double amount, double capacity, double seconds,
+                  double now, double *wait);
 
 #endif

@@ -41,12 +41,13 @@ struct store_options {
     const char *path; // of the database file; made when it is not there, its folder too
     bool
         synchronous_full; // survive a loss of power, at the cost of a sync a batch; else only the process's death
-    bool keep_payloads;    // keep prompts, parameters and answers of requests that allow it
-    int retention_days;    // of records; 0: for ever
-    int payload_days;      // of payloads; 0: as long as the record
-    double answer_seconds; // how long answers stay for idempotency keys and asynchronous requests; 0: 24 h
-    int busy_ms;           // how long to wait for a lock that another process holds; 0: 5000
-    size_t queue_most;     // operations that may wait; 0: 65536
+    bool keep_payloads;       // keep prompts, parameters and answers of requests that allow it
+    double retention_seconds; // of records; 0: for ever
+    double payload_seconds;   // of payloads; 0: as long as the record
+    double
+        answer_seconds;  // idempotency keys, and answers kept for them and for asynchronous requests; 0: 24 h
+    double busy_seconds; // how long to wait for a lock that another process holds; 0: 5
+    size_t queue_most;   // operations that may wait; 0: 65536
     const struct log *log; // borrowed; may be NULL
 };
 

@@ -1,0 +1,164 @@
+// Reading the parameters of a query string, each with an error that names it. Relies on query.h.
+#include "store/query.h"
+#include "store/store.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+void query_requests_init(struct query_requests *query, const struct query_scope *scope) {
+    *query = (struct query_requests){.limit = 20, .status = -1};
+    if (scope) query->scope = *scope;
+}
+
+void query_keys_init(struct query_keys *query) {
+    *query = (struct query_keys){.limit = 20, .status = -1};
+}
+
+static bool set_text(char *to, size_t capacity, const char *name, const char *value, struct error *error) {
+    if (strlen(value) >= capacity)
+        return error_set_field(error, ERROR_INPUT, name, "%s: expected at most %zu bytes", name,
+                               capacity - 1);
+    memcpy(to, value, strlen(value) + 1);
+    return true;
+}
+
+static bool set_limit(int *limit, const char *value, struct error *error) {
+    char *end;
+    errno = 0;
+    long number = strtol(value, &end, 10);
+    if (errno || end == value || *end || number < 1 || number > 100 || (*value < '0' || *value > '9'))
+        return error_set_field(error, ERROR_INPUT, "limit", "limit: expected a whole number from 1 to 100");
+    *limit = (int)number;
+    return true;
+}
+
+// [count] digits at *text as a number; -1 for anything else.
+static int digits(const char **text, int count) {
+    int value = 0;
+    for (int i = 0; i < count; i++, ++*text) {
+        if (**text < '0' || **text > '9') return -1;
+        value = value * 10 + (**text - '0');
+    }
+    return value;
+}
+
+static bool take(const char **text, char c) {
+    if (**text != c) return false;
+    ++*text;
+    return true;
+}
+
+// "2026-11-23", "2026-11-23T01:02:03[.123456][Z|+01:00]", or whole unix seconds. Without a zone it is UTC.
+static bool read_time(const char *text, int64_t *micros) {
+    size_t length = strlen(text);
+    if (length && length <= 11 && strspn(text, "0123456789") == length) {
+        *micros = strtoll(text, NULL, 10) * 1000000;
+        return true;
+    }
+    struct tm parts = {0};
+    int64_t fraction = 0, offset = 0;
+    parts.tm_year = digits(&text, 4) - 1900;
+    if (!take(&text, '-')) return false;
+    parts.tm_mon = digits(&text, 2) - 1;
+    if (!take(&text, '-')) return false;
+    parts.tm_mday = digits(&text, 2);
+    if (*text == 'T' || *text == 't' || *text == ' ') {
+        text++;
+        parts.tm_hour = digits(&text, 2);
+        if (!take(&text, ':')) return false;
+        parts.tm_min = digits(&text, 2);
+        if (!take(&text, ':')) return false;
+        parts.tm_sec = digits(&text, 2);
+        if (take(&text, '.')) {
+            if (*text < '0' || *text > '9') return false;
+            for (int64_t unit = 100000; *text >= '0' && *text <= '9'; text++, unit /= 10)
+                fraction += unit * (*text - '0');
+        }
+        if (*text == '+' || *text == '-' || *text == ' ') { // a + that was not escaped arrives as a space
+            int sign = *text++ == '-' ? -1 : 1;
+            int hours = digits(&text, 2);
+            if (!take(&text, ':')) return false;
+            int minutes = digits(&text, 2);
+            if (hours < 0 || hours > 23 || minutes < 0 || minutes > 59) return false;
+            offset = sign * (hours * 3600 + minutes * 60);
+        } else if (*text == 'Z' || *text == 'z') {
+            text++;
+        }
+    }
+    if (*text || parts.tm_year < 70 || parts.tm_mon < 0 || parts.tm_mon > 11 || parts.tm_mday < 1 ||
+        parts.tm_mday > 31 || parts.tm_hour < 0 || parts.tm_hour > 23 || parts.tm_min < 0 ||
+        parts.tm_min > 59 || parts.tm_sec < 0 || parts.tm_sec > 60)
+        return false;
+    *micros = ((int64_t)timegm(&parts) - offset) * 1000000 + fraction;
+    return true;
+}
+
+static bool set_time(int64_t *micros, const char *name, const char *value, struct error *error) {
+    return read_time(value, micros) ||
+           error_set_field(error, ERROR_INPUT, name,
+                           "%s: expected a time as 2026-11-23T01:02:03Z, a day or unix seconds", name);
+}
+
+static bool set_status(int *status, const char *value, struct error *error) {
+    for (int i = STORE_PENDING; i <= STORE_CANCELLED; i++)
+        if (!strcmp(value, store_status_name((enum store_status)i))) {
+            *status = i;
+            return true;
+        }
+    return error_set_field(error, ERROR_INPUT, "status",
+                           "status: expected pending, processing, completed, upstream_failure, rejected or "
+                           "cancelled");
+}
+
+static bool one_cursor(const char *after, const char *before, struct error *error) {
+    if (!*after || !*before) return true;
+    return error_set_field(error, ERROR_INPUT, "ending_before",
+                           "ending_before: cannot be given together with starting_after");
+}
+
+bool query_requests_set(struct query_requests *query, const char *name, const char *value,
+                        struct error *error) {
+    if (!strcmp(name, "limit")) return set_limit(&query->limit, value, error);
+    if (!strcmp(name, "starting_after") || !strcmp(name, "ending_before")) {
+        char *to = *name == 's' ? query->starting_after : query->ending_before;
+        return set_text(to, QUERY_TEXT_MOST, name, value, error) &&
+               one_cursor(query->starting_after, query->ending_before, error);
+    }
+    if (!strcmp(name, "created_after")) return set_time(&query->created_after, name, value, error);
+    if (!strcmp(name, "created_before")) return set_time(&query->created_before, name, value, error);
+    if (!strcmp(name, "key_id")) return set_text(query->key_id, sizeof query->key_id, name, value, error);
+    if (!strcmp(name, "model")) return set_text(query->model, sizeof query->model, name, value, error);
+    if (!strcmp(name, "user")) return set_text(query->user, sizeof query->user, name, value, error);
+    if (!strcmp(name, "status")) return set_status(&query->status, value, error);
+    if (!strcmp(name, "summary")) {
+        query->summary = !strcmp(value, "true");
+        return query->summary || !strcmp(value, "false") ||
+               error_set_field(error, ERROR_INPUT, name, "summary: expected true or false");
+    }
+    return true;
+}
+
+bool query_keys_set(struct query_keys *query, const char *name, const char *value, struct error *error) {
+    if (!strcmp(name, "limit")) return set_limit(&query->limit, value, error);
+    if (!strcmp(name, "starting_after") || !strcmp(name, "ending_before")) {
+        char *to = *name == 's' ? query->starting_after : query->ending_before;
+        return set_text(to, QUERY_TEXT_MOST, name, value, error) &&
+               one_cursor(query->starting_after, query->ending_before, error);
+    }
+    if (!strcmp(name, "project")) return set_text(query->project, sizeof query->project, name, value, error);
+    if (strcmp(name, "status")) return true;
+    query->status = !strcmp(value, "active") ? 0 : !strcmp(value, "revoked") ? 1 : -1;
+    return query->status >= 0 ||
+           error_set_field(error, ERROR_INPUT, name, "status: expected active or revoked");
+}
+
+bool query_stats_set(struct query_stats *query, const char *name, const char *value, struct error *error) {
+    if (!strcmp(name, "model")) return set_text(query->model, sizeof query->model, name, value, error);
+    if (!strcmp(name, "provider"))
+        return set_text(query->provider, sizeof query->provider, name, value, error);
+    if (!strcmp(name, "mode")) return set_text(query->mode, sizeof query->mode, name, value, error);
+    return true;
+}
