@@ -1,4 +1,4 @@
-// limn serve: the OpenAI Images API over the local engine. Relies on server.
+// limn serve: the OpenAI Images API over the local engine. Relies on server, catalog, store.
 #include "base/file.h"
 #include "cli/commands.h"
 #include "server/server.h"
@@ -19,28 +19,36 @@
 #define SPOOLS_MOST   64
 
 static const char HELP[] =
-    "limn serve - serve a model as the OpenAI Images API\n"
+    "limn serve - serve models as the OpenAI Images API\n"
     "\n"
     "usage: limn serve [OPTION]...\n"
     "\n"
     "Answers POST /openai/v1/images/generations and /openai/v1/images/edits, GET /openai/v1/models (all of "
-    "it also under\n"
-    "/v1), GET /media/NAME and GET /healthz. The model runs in a process of its own, which is replaced when "
-    "it fails. One\n"
-    "request is worked on at a time; others wait. Ctrl-C or SIGTERM ends the server: what is in work is "
-    "answered with an\n"
-    "error, and nothing is left behind.\n"
+    "it also "
+    "under\n"
+    "/v1), records under /v1, pictures under /media, and GET /openapi.json, which describes all of it. The "
+    "model runs "
+    "in a\n"
+    "process of its own, which is replaced when it fails. Ctrl-C or SIGTERM ends the server when what is in "
+    "work is "
+    "done;\n"
+    "a second one at once.\n"
     "\n"
+    "  --config FILE        limn.yaml (default: $LIMN_CONFIG, ./limn.yaml, ~/.config/limn, /etc/limn); `limn "
+    "config "
+    "print`\n"
+    "                       lists what can stand there; the options below win\n"
     "  --model DIR          model folder (default: $LIMN_MODEL, else " MODEL_DEFAULT ")\n"
-    "  --host ADDRESS       address to listen on (default: 127.0.0.1)\n"
+    "  --host ADDRESS       address to listen on (default: 127.0.0.1); others than loopback need a key "
+    "first\n"
     "  --port N             port to listen on, 0 for any free one (default: 8080)\n"
-    "  --insecure-no-auth   allow an address that other machines reach, though there are no keys yet\n"
+    "  --insecure-no-auth   allow an address that other machines reach without any key\n"
     "  --allow-origin URL   let pages of this origin call from a browser; may be given several times, * for "
     "all\n"
     "  --public-url URL     what the URLs of pictures begin with (default: the address that the client "
     "used)\n"
     "  --media-dir DIR      where pictures behind URLs are kept, for 60 minutes (default: STATE/media)\n"
-    "  --queue-depth N      requests that may wait; one more is answered with 429 (default: 16)\n"
+    "  --queue-depth N      requests that may wait; one more is answered with 429\n"
     "  --threads N          threads of the engine (default: one a processor)\n"
     "  --isa NAME           instruction set of the engine, as `limn --version` names them (default: the "
     "best)\n"
@@ -54,8 +62,11 @@ static const char HELP[] =
 
 struct serve_options {
     struct server_options server;
-    const char *model;
-    char *model_path, *state, *media, *spool, *program;
+    struct config config;
+    const char *config_path;
+    char *model_path, *state, *media, *records, *spool, *program;
+    const char *worker_program; // NULL: this binary
+    struct catalog *catalog;
     int lock; // of the spool folder, -1: none
     struct log log;
 };
@@ -75,53 +86,73 @@ static bool read_count(const char *option, const char *text, long least, long mo
     return true;
 }
 
+static bool read_public_url(struct config *config, const char *text) {
+    if (strncmp(text, "http://", 7) && strncmp(text, "https://", 8))
+        return usage("--public-url", "a URL that begins with http:// or https://");
+    if (strlen(text) > 200 || strpbrk(text, "\"\\ "))
+        return usage("--public-url", "a plain URL of at most 200 letters");
+    config->server.public_base_url = text;
+    return true;
+}
+
 static bool read_option(struct serve_options *options, int letter, const char *text) {
     struct server_options *server = &options->server;
-    struct queue_options *queue = &server->gateway.queue;
+    struct config *config = &options->config;
     switch (letter) {
+    case 'C': // read before the others
+        return true;
     case 'm':
-        options->model = text;
+        config->local.model = text;
         return true;
     case 'H':
-        server->host = text;
+        config->server.host = text;
         return true;
     case 'p':
-        return read_count("--port", text, 0, 65535, &server->port);
+        return read_count("--port", text, 0, 65535, &config->server.port);
     case 'A':
-        server->no_auth = true;
-        return true;
+        return config->auth.insecure_no_auth = true;
     case 'o':
         if (server->origin_count == SERVER_ORIGINS_MOST) return usage("--allow-origin", "at most 16 of them");
         server->origins[server->origin_count++] = text;
         return true;
     case 'u':
-        if (strncmp(text, "http://", 7) && strncmp(text, "https://", 8))
-            return usage("--public-url", "a URL that begins with http:// or https://");
-        if (strlen(text) > 200 || strpbrk(text, "\"\\ "))
-            return usage("--public-url", "a plain URL of at most 200 letters");
-        server->public_url = text;
-        return true;
+        return read_public_url(config, text);
     case 'd':
-        server->media_folder = text;
+        config->media.folder = text;
         return true;
     case 'q':
-        return read_count("--queue-depth", text, 0, 100000, &queue->depth);
+        return read_count("--queue-depth", text, 0, 100000, &config->queue.depth);
     case 't':
-        return read_count("--threads", text, 0, 256, &queue->threads);
+        return read_count("--threads", text, 0, 256, &config->local.threads);
     case 'i':
-        queue->isa = text;
+        config->local.isa = text;
         return true;
     case 'c':
         if (strcmp(text, "auto") && strcmp(text, "f32") && strcmp(text, "bf16"))
             return usage("--compute", "auto, f32 or bf16");
-        queue->compute = text;
+        config->local.compute = text;
         return true;
     case 'Q':
-        options->log.level = LOG_WARNING;
+        config->log.access = false;
+        return true;
+    case 'w':
+        options->worker_program = text;
         return true;
     default:
         return false;
     }
+}
+
+// The configuration comes first: options change what it says. Returns -1 to go on, else the exit status.
+static int read_config(struct serve_options *options, int count, char **arguments) {
+    struct error error = {0};
+    for (int i = 1; i < count; i++) {
+        if (!strcmp(arguments[i], "--config") && i + 1 < count) options->config_path = arguments[i + 1];
+        if (!strncmp(arguments[i], "--config=", 9)) options->config_path = arguments[i] + 9;
+    }
+    if (config_load(&options->config, options->config_path, &error)) return -1;
+    fprintf(stderr, "limn serve: %s\n", error.message);
+    return 1;
 }
 
 // Returns -1 to go on, else the exit status.
@@ -139,6 +170,8 @@ static int read_arguments(struct serve_options *options, int count, char **argum
         {"isa", required_argument, NULL, 'i'},
         {"compute", required_argument, NULL, 'c'},
         {"quiet", no_argument, NULL, 'Q'},
+        {"config", required_argument, NULL, 'C'},
+        {"worker-program", required_argument, NULL, 'w'}, // for tests: another program as the worker
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -208,32 +241,122 @@ static bool take_spool(struct serve_options *options, struct error *error) {
     return error_set(error, ERROR_UNAVAILABLE, "%s: %d servers use it already", options->state, SPOOLS_MOST);
 }
 
+// ------------------------------------------------------------------------------------- from limn.yaml to the options
+
+static bool take_network(struct server_options *server, const struct config *config, struct error *error) {
+    const struct config_texts *proxies = &config->server.trusted_proxies,
+                              *origins = &config->server.allowed_origins;
+    if (proxies->count > NETWORKS_MOST)
+        return error_set(error, ERROR_INPUT, "server.trusted_proxies: more than %d", NETWORKS_MOST);
+    for (int i = 0; i < proxies->count; i++)
+        if (!network_read(proxies->items[i], &server->proxies[server->proxy_count++], error))
+            return error_prefix(error, "server.trusted_proxies");
+    for (int i = 0; i < origins->count; i++) {
+        if (server->origin_count == SERVER_ORIGINS_MOST)
+            return error_set(error, ERROR_INPUT, "server.allowed_origins: more than %d", SERVER_ORIGINS_MOST);
+        server->origins[server->origin_count++] = origins->items[i];
+    }
+    server->host = config->server.host;
+    server->port = config->server.port;
+    server->public_url = *config->server.public_base_url ? config->server.public_base_url : NULL;
+    server->certificate = *config->server.tls.certificate ? config->server.tls.certificate : NULL;
+    server->key = *config->server.tls.key ? config->server.tls.key : NULL;
+    server->no_auth = config->auth.insecure_no_auth;
+    server->auth_required = config->auth.required;
+    server->keyless_per_minute = config->auth.keyless_requests_per_minute;
+    server->metrics_open = config->server.metrics_public;
+    return true;
+}
+
+static void take_limits(struct server_limits *limits, const struct config *config) {
+    server_limits_default(limits);
+    limits->connections = config->limits.connections;
+    limits->per_address = config->limits.connections_per_address;
+    limits->header_seconds = config->limits.header_seconds;
+    limits->idle_seconds = config->limits.idle_seconds;
+    limits->body_seconds = config->limits.body_seconds;
+    limits->header_bytes = (size_t)config->limits.header_bytes;
+    limits->json_bytes = (uint64_t)config->limits.json_bytes;
+    limits->file_bytes = (uint64_t)config->limits.image_bytes;
+    limits->body_bytes = (uint64_t)config->limits.body_bytes;
+    limits->buffered_bytes = (uint64_t)config->limits.buffered_bytes;
+    limits->pixels = (double)config->limits.image_pixels;
+    limits->stop_seconds = config->server.drain_seconds;
+}
+
+static void take_queue(struct queue_options *queue, const struct config *config) {
+    queue->depth = config->queue.depth;
+    queue->threads = config->local.threads;
+    queue->isa = *config->local.isa ? config->local.isa : NULL;
+    queue->compute = *config->local.compute ? config->local.compute : NULL;
+    queue->lease_seconds = config->queue.lease_seconds;
+    queue->stall_seconds = config->queue.stall_seconds;
+    queue->cancel_seconds = config->queue.cancel_seconds;
+}
+
+static bool open_records(struct serve_options *options, struct error *error) {
+    const struct config *config = &options->config;
+    if (!*config->store.path && !(options->records = path_join(options->state, "limn.db")))
+        return error_set(error, ERROR_MEMORY, "no memory for a path");
+    struct store_options store = {
+        .path = options->records ? options->records : config->store.path,
+        .synchronous_full = config->store.synchronous == SYNCHRONOUS_FULL,
+        .keep_payloads = config->store.keep_payloads,
+        .retention_seconds = config->store.retention_seconds,
+        .payload_seconds = config->store.payload_seconds,
+        .answer_seconds = config->store.idempotency_seconds,
+        .busy_seconds = config->store.busy_seconds,
+        .log = &options->log,
+    };
+    options->server.store = store_open(&store, error);
+    return options->server.store != NULL;
+}
+
 static bool prepare(struct serve_options *options, struct error *error) {
     struct server_options *server = &options->server;
-    options->model_path = realpath(options->model, NULL);
+    const struct config *config = &options->config;
+    const char *model = getenv("LIMN_MODEL");
+    if (*config->local.model)
+        model = config->local.model;
+    else if (!model || !*model)
+        model = MODEL_DEFAULT;
+    options->model_path = realpath(model, NULL);
     if (!options->model_path)
-        return error_set(error, ERROR_NOT_FOUND, "%s: %s; --model names the model folder", options->model,
+        return error_set(error, ERROR_NOT_FOUND, "%s: %s; --model names the model folder", model,
                          strerror(errno));
     // A path that stays right when the binary is replaced while the server runs is not to be had: what runs is asked.
-    options->program = realpath("/proc/self/exe", NULL);
-    if (!options->program) return error_set(error, ERROR_IO, "/proc/self/exe: %s", strerror(errno));
+    options->program = realpath(options->worker_program ? options->worker_program : "/proc/self/exe", NULL);
+    if (!options->program)
+        return error_set(error, ERROR_IO, "%s: %s",
+                         options->worker_program ? options->worker_program : "/proc/self/exe",
+                         strerror(errno));
     options->state = state_folder(error);
     if (!options->state || !take_spool(options, error)) return false;
+    server->media_folder = *config->media.folder ? config->media.folder : NULL;
     if (!server->media_folder) server->media_folder = options->media = path_join(options->state, "media");
     if (!server->media_folder) return error_set(error, ERROR_MEMORY, "no memory for a path");
+    server->media_seconds = config->media.lifetime_seconds;
+    server->media_quota = (uint64_t)config->media.quota_bytes;
+    server->access_log = config->log.access;
     server->spool_folder = options->spool;
+    take_limits(&server->limits, config);
+    take_queue(&server->gateway.queue, config);
     server->gateway.queue.program = options->program;
     server->gateway.queue.model_folder = options->model_path;
-    return true;
+    server->gateway.start_seconds = config->local.start_seconds;
+    if (!take_network(server, config, error)) return false;
+    return open_records(options, error);
 }
 
 static void clean_up(struct serve_options *options) {
     if (options->spool) rmdir(options->spool); // empty unless something is wrong with it
     if (options->lock >= 0) close(options->lock);
+    config_free(&options->config);
     free(options->model_path);
     free(options->program);
     free(options->state);
     free(options->media);
+    free(options->records);
     free(options->spool);
 }
 
@@ -263,27 +386,43 @@ static int open_signals(void) {
     return signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-int command_serve(int count, char **arguments) {
-    struct serve_options options = {.lock = -1, .log = {LOG_INFO, "server"}};
-    const char *model = getenv("LIMN_MODEL");
-    options.model = model && *model ? model : MODEL_DEFAULT;
-    options.server = (struct server_options){.host = "127.0.0.1", .port = 8080, .stop_fd = -1};
-    options.server.gateway.queue.depth = 16;
-    options.server.gateway.start_seconds = 120;
-    int status = read_arguments(&options, count, arguments);
-    if (status >= 0) return status;
-    options.server.log = options.server.gateway.log = options.server.gateway.queue.log = &options.log;
-    options.server.stop_fd = open_signals();
-    struct error error = {0};
-    struct server *server = NULL;
-    bool good = prepare(&options, &error) && (server = server_open(&options.server, &error));
-    if (good) {
-        greet(server);
-        good = server_run(server, &error);
+// The log's form is the worker's, too: it reads it from its environment.
+static void open_log(struct serve_options *options) {
+    const struct config *config = &options->config;
+    options->log.level = (enum log_level)config->log.level;
+    options->log.json = config->log.format == LOG_FORMAT_JSON;
+    if (options->log.json) setenv("LIMN_LOG_FORMAT", "json", 1);
+    options->server.log = options->server.gateway.log = options->server.gateway.queue.log = &options->log;
+}
+
+static bool serve(struct serve_options *options, struct error *error) {
+    options->server.stop_fd = open_signals();
+    if (!prepare(options, error)) {
+        store_close(options->server.store);
+        return false;
     }
+    struct server *server = server_open(&options->server, error);
+    if (!server) return false;
+    greet(server);
+    bool good = server_run(server, error);
     server_close(server);
+    return good;
+}
+
+int command_serve(int count, char **arguments) {
+    struct serve_options options = {.lock = -1, .log = {.level = LOG_INFO, .part = "server"}};
+    options.server.stop_fd = -1;
+    int status = read_config(&options, count, arguments);
+    if (status < 0) status = read_arguments(&options, count, arguments);
+    struct error error = {0};
+    bool good = false;
+    if (status < 0) {
+        open_log(&options);
+        good = serve(&options, &error);
+    }
     clean_up(&options);
     if (options.server.stop_fd >= 0) close(options.server.stop_fd);
+    if (status >= 0) return status;
     if (!good) fprintf(stderr, "limn serve: %s\n", error.message);
     return good ? 0 : 1;
 }

@@ -44,7 +44,8 @@ int command_worker(int count, char **arguments) {
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    struct log log = {LOG_INFO, "worker"};
+    const char *form = getenv("LIMN_LOG_FORMAT");
+    struct log log = {LOG_INFO, "worker", form && !strcmp(form, "json")};
     struct worker_options options = {.socket = PROCESS_SOCKET, .log = &log};
     limn_options_init(&options.engine);
     for (int letter; (letter = getopt_long(count, arguments, "h", known, NULL)) != -1;) {

@@ -2,121 +2,67 @@
 #include "base/clock.h"
 #include "server/exchange_handler.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 // A body that is refused is read and dropped up to so many bytes, so that its sender gets to read the answer.
 #define DROP_MOST (8u << 20)
 
-// ---------------------------------------------------------------------------------------------------------- answers
-
-static void add_header(struct MHD_Response *response, const char *name, const char *value) {
-    MHD_add_response_header(response, name, value);
+const char *exchange_header(const struct exchange *exchange, const char *name) {
+    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
 }
 
-enum MHD_Result respond_response(struct exchange *exchange, int status, struct MHD_Response *response) {
-    if (!response) return MHD_NO; // no memory: the connection is closed
-    add_header(response, "x-request-id", exchange->id);
-    add_header(response, "X-Content-Type-Options", "nosniff");
-    if (*exchange->origin) {
-        add_header(response, "Access-Control-Allow-Origin", exchange->origin);
-        add_header(response, "Access-Control-Expose-Headers", "x-request-id, retry-after, retry-after-ms");
-        add_header(response, "Vary", "Origin");
-    }
-    exchange->state = EXCHANGE_ANSWERED;
-    exchange->status = status;
-    enum MHD_Result result = MHD_queue_response(exchange->connection, (unsigned)status, response);
-    MHD_destroy_response(response);
-    return result;
-}
-
-static struct MHD_Response *json_response(struct buffer *body) {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer_with_free_callback(body->length, body->data, free);
-    if (!response) free(body->data);
-    *body = (struct buffer){0};
-    if (response) {
-        add_header(response, "Content-Type", "application/json");
-        add_header(response, "Cache-Control", "no-store");
-    }
-    return response;
-}
-
-enum MHD_Result respond_json(struct exchange *exchange, int status, struct buffer *body) {
-    return respond_response(exchange, status, json_response(body));
-}
-
-enum MHD_Result respond_error(struct exchange *exchange, const struct api_error *error) {
-    struct buffer body = {0};
-    if (!api_error_body(error, &body)) {
-        buffer_free(&body);
-        return MHD_NO;
-    }
-    int status = api_code_info(error->code)->status;
-    struct MHD_Response *response = json_response(&body);
-    if (response && error->retry_after > 0) {
-        char value[32];
-        if (error->retry_after > 60) { // clients sleep for as long as they are told
-            add_header(response, "x-should-retry", "false");
-        } else {
-            snprintf(value, sizeof value, "%.0f", ceil(error->retry_after));
-            add_header(response, "retry-after", value);
-            snprintf(value, sizeof value, "%.0f", ceil(error->retry_after * 1000));
-            add_header(response, "retry-after-ms", value);
-        }
-    }
-    if (response && error->code == API_METHOD_NOT_ALLOWED && exchange->route)
-        add_header(response, "Allow", exchange->route->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
-    return respond_response(exchange, status, response);
-}
-
-static enum MHD_Result respond_preflight(struct exchange *exchange) {
-    struct MHD_Response *response = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
-    const char *allowed = exchange->route->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
-    if (response) {
-        add_header(response, "Allow", allowed);
-        if (*exchange->origin) {
-            const char *wanted = MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND,
-                                                             "Access-Control-Request-Headers");
-            add_header(response, "Access-Control-Allow-Methods", allowed);
-            if (wanted) add_header(response, "Access-Control-Allow-Headers", wanted);
-            add_header(response, "Access-Control-Max-Age", "600");
-        }
-    }
-    return respond_response(exchange, 204, response);
+bool exchange_flag(struct exchange *exchange, const char *name, bool *value) {
+    const char *text = MHD_lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
+    *value = text && (!strcmp(text, "true") || !strcmp(text, "1"));
+    if (!text || *value || !strcmp(text, "false") || !strcmp(text, "0")) return true;
+    return api_error_set(&exchange->error, API_INVALID_REQUEST, name, "%s: expected true or false", name);
 }
 
 // --------------------------------------------------------------------------------------------------------- routing
 
-static bool is_get(const struct exchange *exchange) {
-    return !strcmp(exchange->method, "GET") || !strcmp(exchange->method, "HEAD");
-}
-
-static bool fits(const struct route *route, const char *path, bool api, const char **target) {
-    size_t length = strlen(route->path);
-    if (route->api != api || strncmp(path, route->path, length)) return false;
-    *target = path + length;
-    return route->prefix ? **target != 0 : **target == 0;
+// Whether [path] is the route's; then [target] is what stands at the place of its target.
+static bool fits(const struct route *route, const char *path, char target[TARGET_MOST]) {
+    size_t length = strlen(route->path), suffix = route->suffix ? strlen(route->suffix) : 0;
+    bool prefix = length > 1 && route->path[length - 1] == '/';
+    *target = 0;
+    if (!prefix) return !strcmp(path, route->path);
+    if (strncmp(path, route->path, length)) return false;
+    size_t rest = strlen(path + length);
+    if (rest <= suffix || rest - suffix >= TARGET_MOST) return false;
+    if (suffix && strcmp(path + length + rest - suffix, route->suffix)) return false;
+    memcpy(target, path + length, rest - suffix);
+    target[rest - suffix] = 0;
+    // A model's name may hold a slash (its provider's); other names do not.
+    return !strchr(target, '/') || route->serve == serve_models;
 }
 
 static void find_route(struct exchange *exchange, const char *url) {
-    static const char *const bases[] = {"/openai/v1", "/v1", ""};
+    static const struct {
+        const char *path;
+        unsigned bit;
+    } bases[] = {{"/openai/v1", BASE_OPENAI}, {"/v1", BASE_V1}, {"", BASE_ROOT}};
     for (size_t b = 0; b < sizeof bases / sizeof *bases; b++) {
-        size_t length = strlen(bases[b]);
-        if (strncmp(url, bases[b], length)) continue;
-        for (int i = 0; i < ROUTE_COUNT; i++) {
-            const char *target;
-            if (!fits(&ROUTES[i], url + length, length > 0, &target)) continue;
-            exchange->route = &ROUTES[i];
-            snprintf(exchange->target, sizeof exchange->target, "%s", target);
-            return;
-        }
+        size_t length = strlen(bases[b].path);
+        if (strncmp(url, bases[b].path, length)) continue;
+        for (int i = 0; i < ROUTE_COUNT; i++)
+            if ((ROUTES[i].bases & bases[b].bit) && fits(&ROUTES[i], url + length, exchange->target)) {
+                exchange->route = &ROUTES[i];
+                return;
+            }
     }
 }
 
+static bool is_method(const struct exchange *exchange, enum method method) {
+    if (method == METHOD_POST) return !strcmp(exchange->method, "POST");
+    if (method == METHOD_DELETE) return !strcmp(exchange->method, "DELETE");
+    return !strcmp(exchange->method, "GET") || !strcmp(exchange->method, "HEAD");
+}
+
 static void check_route(struct exchange *exchange, const char *url) {
+    static const char *const names[] = {[METHOD_GET] = "GET", "POST", "DELETE"};
     if (strlen(url) < TARGET_MOST) find_route(exchange, url);
     if (!exchange->route) {
         api_error_set(
@@ -126,19 +72,27 @@ static void check_route(struct exchange *exchange, const char *url) {
             exchange->method, url);
         return;
     }
-    bool right = exchange->route->post ? !strcmp(exchange->method, "POST") : is_get(exchange);
-    if (!right && strcmp(exchange->method, "OPTIONS"))
+    if (!is_method(exchange, exchange->route->method) && strcmp(exchange->method, "OPTIONS"))
         api_error_set(&exchange->error, API_METHOD_NOT_ALLOWED, "", "%s: expected %s", exchange->method,
-                      exchange->route->post ? "POST" : "GET");
+                      names[exchange->route->method]);
 }
+
+// ----------------------------------------------------------------------------------------------------------- bodies
 
 static void open_upload(struct exchange *exchange) {
     const struct route *route = exchange->route;
-    bool form = route->upload == UPLOAD_FORM;
-    exchange->limit = form ? FORM_BODY_MOST : JSON_BODY_MOST;
-    exchange->upload = upload_open(
-        route->upload, form ? MODE_EDIT : MODE_GENERATION, exchange->id, exchange->server->spool_folder,
-        MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, "Content-Type"), &exchange->error);
+    struct server *server = exchange->server;
+    struct upload_options options = {.mode = route->mode,
+                                     .takes_form = route->upload == UPLOAD_FORM,
+                                     .id = exchange->id,
+                                     .spool_folder = server->spool_folder,
+                                     .content_type = exchange_header(exchange, "Content-Type"),
+                                     .file_bytes = server->limits.file_bytes,
+                                     .pixels = server->limits.pixels};
+    exchange->upload = upload_open(&options, &exchange->error);
+    if (!exchange->upload) return;
+    exchange->in_memory = !upload_is_form(exchange->upload);
+    exchange->limit = options.takes_form ? server->limits.body_bytes : server->limits.json_bytes;
 }
 
 static bool too_large(struct exchange *exchange) {
@@ -146,24 +100,21 @@ static bool too_large(struct exchange *exchange) {
                          "the request body: expected at most %.0f MiB", (double)exchange->limit / 1048576);
 }
 
-// The first call: everything that the headers tell. Only a body that is far too large is answered before it is read.
-static enum MHD_Result begin(struct exchange *exchange, const char *url) {
-    check_route(exchange, url);
-    if (exchange->error.code == API_OK && guard_check(exchange) && exchange->route->post &&
-        strcmp(exchange->method, "OPTIONS") && gateway_has_room(exchange->server->gateway, &exchange->error))
-        open_upload(exchange);
-    const char *length = MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, "Content-Length");
-    uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
-    if (announced > exchange->limit && exchange->upload) too_large(exchange);
-    if (announced > exchange->limit + DROP_MOST) {
-        too_large(exchange);
-        return respond_error(exchange, &exchange->error);
-    }
-    return MHD_YES;
+// Bodies of JSON lie in memory until they are read: all together they have a limit.
+static bool take_memory(struct exchange *exchange, uint64_t bytes) {
+    struct server *server = exchange->server;
+    if (!exchange->in_memory) return true;
+    server->buffered += bytes;
+    exchange->buffered += bytes;
+    if (server->buffered <= server->limits.buffered_bytes) return true;
+    exchange->error.retry_after = 1;
+    return api_error_set(&exchange->error, API_QUEUE_FULL, "",
+                         "the server holds as many request bodies as it may; try again");
 }
 
-// What has arrived of a body that is not wanted any more goes at once.
-static void drop_upload(struct exchange *exchange) {
+void exchange_drop_upload(struct exchange *exchange) {
+    exchange->server->buffered -= exchange->buffered;
+    exchange->buffered = 0;
     if (!exchange->upload) return;
     upload_close(exchange->upload);
     exchange->upload = NULL;
@@ -172,32 +123,70 @@ static void drop_upload(struct exchange *exchange) {
 
 static enum MHD_Result take_bytes(struct exchange *exchange, const char *bytes, size_t *size) {
     exchange->received += *size;
+    exchange->server->counts.bytes_in += *size;
     if (exchange->received > exchange->limit && exchange->upload) too_large(exchange);
     if (exchange->received > exchange->limit + DROP_MOST) return MHD_NO;
-    if (exchange->error.code == API_OK && exchange->upload)
+    if (exchange->error.code == API_OK && exchange->upload && take_memory(exchange, *size))
         upload_feed(exchange->upload, bytes, *size, &exchange->error);
-    if (exchange->error.code != API_OK) drop_upload(exchange);
+    if (exchange->error.code != API_OK) exchange_drop_upload(exchange);
     *size = 0;
+    return MHD_YES;
+}
+
+// ------------------------------------------------------------------------------------------------------ an exchange
+
+// The trace id of a traceparent header (W3C Trace Context): "00-<32 hex digits>-<16>-<2>".
+static void read_trace(struct exchange *exchange) {
+    const char *header = exchange_header(exchange, "traceparent");
+    static const char digits[] = "0123456789abcdef";
+    if (!header || strlen(header) < 55 || strspn(header, digits) != 2 || !strncmp(header, "ff", 2)) return;
+    if (header[2] != '-' || strspn(header + 3, digits) != 32 || header[35] != '-') return;
+    if (strspn(header + 3, "0") >= 32 || strspn(header + 36, digits) != 16) return;
+    memcpy(exchange->trace_id, header + 3, 32);
+}
+
+// The first call: everything that the headers tell. Only a body that is far too large, or whose sender waits to be told, is
+// answered before it is read.
+static enum MHD_Result begin(struct exchange *exchange, const char *url) {
+    struct server *server = exchange->server;
+    bool preflight = !strcmp(exchange->method, "OPTIONS");
+    check_route(exchange, url);
+    read_trace(exchange);
+    if (guard_check(exchange) && exchange->error.code == API_OK && !preflight && guard_admit(exchange) &&
+        exchange->route->upload != UPLOAD_NONE) {
+        if (server->stopping)
+            api_error_set(&exchange->error, API_INTERRUPTED, "", "the server is stopping; try again");
+        else if (gateway_has_room(server->gateway, &exchange->error))
+            open_upload(exchange);
+    }
+    const char *length = exchange_header(exchange, "Content-Length"),
+               *expect = exchange_header(exchange, "Expect");
+    uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
+    if (announced > exchange->limit && exchange->upload) too_large(exchange);
+    if (announced > exchange->limit + DROP_MOST) too_large(exchange);
+    bool waits = announced > 0 && expect && !strcasecmp(expect, "100-continue");
+    if (exchange->error.code != API_OK && (waits || announced > exchange->limit + DROP_MOST)) {
+        exchange_drop_upload(exchange);
+        return respond_error(exchange, &exchange->error);
+    }
     return MHD_YES;
 }
 
 static enum MHD_Result serve(struct exchange *exchange) {
     if (exchange->error.code != API_OK) {
-        drop_upload(exchange);
+        exchange_drop_upload(exchange);
         return respond_error(exchange, &exchange->error);
     }
     if (!strcmp(exchange->method, "OPTIONS")) return respond_preflight(exchange);
     return exchange->route->serve(exchange);
 }
 
-static enum MHD_Result serve_answer(struct exchange *exchange) {
-    if (exchange->answer.error.code != API_OK) return respond_error(exchange, &exchange->answer.error);
-    return respond_json(exchange, 200, &exchange->answer.body);
-}
-
 static struct exchange *open_exchange(struct server *server, struct MHD_Connection *connection,
                                       const char *method, const char *url) {
-    struct exchange *exchange = calloc(1, sizeof *exchange);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct link *link = info ? info->socket_context : NULL;
+    struct exchange *exchange = link ? calloc(1, sizeof *exchange) : NULL;
     if (!exchange) return NULL;
     char hex[25];
     media_random_hex(hex, 12);
@@ -206,10 +195,12 @@ static struct exchange *open_exchange(struct server *server, struct MHD_Connecti
     snprintf(exchange->path, sizeof exchange->path, "%s", url);
     exchange->server = server;
     exchange->connection = connection;
+    exchange->link = link;
     exchange->watched = -1;
     exchange->started = clock_seconds();
-    exchange->next = server->exchanges;
-    server->exchanges = exchange;
+    link_delist(server, link);
+    link->used = true;
+    exchange_enlist(exchange);
     exchange_watch(exchange);
     return exchange;
 }
@@ -224,9 +215,29 @@ enum MHD_Result exchange_handle(void *context, struct MHD_Connection *connection
         *request = exchange;
         return begin(exchange, url);
     }
-    if (exchange->state == EXCHANGE_WAITING) return serve_answer(exchange); // resumed
+    if (exchange->state == EXCHANGE_WAITING) // resumed
+        return exchange->stream ? stream_respond(exchange) : respond_answer(exchange);
     if (*size > 0) return take_bytes(exchange, bytes, size);
     return serve(exchange);
+}
+
+static void write_log(const struct exchange *exchange, double seconds) {
+    char client[ADDRESS_TEXT_MOST];
+    address_write(&exchange->client, client);
+    const struct log_field fields[] = {
+        {"request_id", exchange->id, 0, false, 0},
+        {"method", exchange->method, 0, false, 0},
+        {"path", exchange->path, 0, false, 0},
+        {"status", NULL, exchange->status, true, 0},
+        {"seconds", NULL, seconds, true, 3},
+        {"received", NULL, (double)exchange->received, true, 0},
+        {"sent", NULL, (double)exchange->sent, true, 0},
+        {"client", client, 0, false, 0},
+        {"key", exchange->principal.key.id, 0, false, 0},
+        {"trace_id", exchange->trace_id, 0, false, 0},
+    };
+    log_fields(exchange->server->log, LOG_INFO, exchange->gone ? "request, the client left" : "request",
+               fields, sizeof fields / sizeof *fields);
 }
 
 void exchange_ended(void *context, struct MHD_Connection *connection, void **request,
@@ -236,15 +247,43 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     if (!exchange) return;
     *request = NULL;
     exchange_unwatch(exchange);
-    struct exchange **link = &server->exchanges;
-    while (*link && *link != exchange) link = &(*link)->next;
-    if (*link) *link = exchange->next;
+    exchange_delist(exchange);
+    link_enlist(server, exchange->link); // until the next request's head is there
     for (char *c = exchange->path; *c; c++)
         if ((unsigned char)*c < 0x21 || (unsigned char)*c > 0x7e) *c = '?';
-    log_info(server->log, "%s %s %s %d %.3f s%s", exchange->id, exchange->method, exchange->path,
-             exchange->status, clock_seconds() - exchange->started,
-             exchange->gone || why != MHD_REQUEST_TERMINATED_COMPLETED_OK ? ", the client left" : "");
-    drop_upload(exchange); // its client left while it was sending
+    bool whole = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    if (!whole && !exchange->cut) {
+        exchange->gone = true;
+        // One that was reading events, or that a stopping server did not wait for.
+        if (exchange->state == EXCHANGE_STREAMING || exchange->state == EXCHANGE_WAITING)
+            gateway_cancel(server->gateway, exchange->id);
+    }
+    double seconds = clock_seconds() - exchange->started;
+    server->counts.bytes_out += exchange->sent;
+    metrics_count(server, exchange, seconds);
+    if (server->access_log) write_log(exchange, seconds);
+    exchange_drop_upload(exchange); // its client left while it was sending
+    stream_close(exchange->stream);
     buffer_free(&exchange->answer.body);
     free(exchange);
+}
+
+void connection_changed(void *context, struct MHD_Connection *connection, void **kept,
+                        enum MHD_ConnectionNotificationCode what) {
+    struct server *server = context;
+    struct link *link = *kept;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        *kept = link = info ? calloc(1, sizeof *link) : NULL;
+        if (!link) return; // its requests are refused
+        link->socket = info->connect_fd;
+        link_enlist(server, link);
+        server->connections++;
+    } else if (link) {
+        link_delist(server, link);
+        server->connections--;
+        *kept = NULL;
+        free(link);
+    }
 }

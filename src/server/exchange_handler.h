@@ -1,4 +1,4 @@
-// libmicrohttpd's two callbacks. Relies on exchange.h.
+// libmicrohttpd's callbacks. Relies on exchange.h.
 #ifndef LIMN_SERVER_EXCHANGE_HANDLER_H
 #define LIMN_SERVER_EXCHANGE_HANDLER_H
 
@@ -11,5 +11,8 @@ enum MHD_Result exchange_handle(void *context, struct MHD_Connection *connection
 // When a request is over, answered or not.
 void exchange_ended(void *context, struct MHD_Connection *connection, void **request,
                     enum MHD_RequestTerminationCode why);
+// When a connection begins and ends.
+void connection_changed(void *context, struct MHD_Connection *connection, void **kept,
+                        enum MHD_ConnectionNotificationCode what);
 
 #endif

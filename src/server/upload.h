@@ -5,21 +5,32 @@
 
 #include "gateway/image_request.h"
 
-#define JSON_BODY_MOST  (1u << 20)
-#define FILE_BYTES_MOST (50u << 20) // of one picture
-#define FORM_BODY_MOST  (REFERENCES_MOST * (uint64_t)FILE_BYTES_MOST + (4u << 20))
 #define TEXT_PART_MOST  (256u << 10)
 #define TEXT_PARTS_MOST (1u << 20) // all texts of a form together
 
-enum upload_kind { UPLOAD_NONE, UPLOAD_JSON, UPLOAD_FORM };
+enum upload_kind {
+    UPLOAD_NONE, // a body is of no use
+    UPLOAD_JSON,
+    UPLOAD_FORM, // or JSON, whose pictures are data URIs
+};
 
 struct upload;
 
-// [id] is the request's: files are "<id>-ref-<k>" in [spool_folder]. [content_type] may be NULL. Whoever ends a request
-// before it was handed on removes its files (gateway_sweep).
-struct upload *upload_open(enum upload_kind kind, enum image_mode mode, const char *id,
-                           const char *spool_folder, const char *content_type, struct api_error *error);
+// All borrowed until upload_close.
+struct upload_options {
+    enum image_mode mode;
+    bool takes_form; // multipart/form-data is taken beside JSON
+    const char *id;  // the request's: files are "<id>-ref-<k>" and "<id>-mask" in [spool_folder]
+    const char *spool_folder;
+    const char *content_type; // the header; NULL: none
+    uint64_t file_bytes;      // of one picture
+    double pixels;            // likewise, by its header
+};
+
+// Whoever ends a request before it was handed on removes its files (gateway_sweep).
+struct upload *upload_open(const struct upload_options *options, struct api_error *error);
 void upload_close(struct upload *upload); // NULL is fine
+bool upload_is_form(const struct upload *upload);
 
 bool upload_feed(struct upload *upload, const void *bytes, size_t size, struct api_error *error);
 

@@ -22,7 +22,7 @@ static void capture(char *text, size_t size, const struct log *log, enum log_lev
 
 static void lines(void **state) {
     char text[8192];
-    struct log log = {LOG_INFO, "worker"};
+    struct log log = {LOG_INFO, "worker", false};
     capture(text, sizeof text, &log, LOG_WARNING, "two\nlines");
     assert_int_equal(strlen("2026-11-22T21:48:00Z "), strchr(text, ' ') + 1 - text);
     assert_string_equal(strchr(text, ' '), " warning worker: two lines\n");
