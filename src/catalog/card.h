@@ -39,15 +39,19 @@ struct card_provider {
 
 // Where the weights of the local engine are.
 struct card_weights {
-    const char *folder;  // name of the model folder: "FLUX.2-dev"
-    const char *get;     // what to do to have them, a sentence
-    const char *found;   // path of the folder; NULL: they are not here
-    const char *missing; // what was looked for, or what lacks in the folder; NULL where found
+    const char *folder; // name of the model folder: "FLUX.2-dev"
+    const char *get;    // what to do to have them, a sentence
+    const char *found;  // path of the folder; NULL: they are not here
+    const char
+        *missing; // what is wrong with the folder that is there; NULL where found, or where there is none
+    bool served;  // by this server's worker
 };
 
 struct model_card {
     const char *id; // [a-z0-9._-]+
-    const char *name, *creator, *creator_name, *family, *status;
+    const char *name, *creator, *creator_name, *family;
+    const char *status;  // "active", "preview", "deprecated"
+    bool disabled;       // by limn.yaml
     const char *release; // "2025-12" or "2025-12-29"
     int64_t released;    // seconds since 1970: `created` of the model object
     struct {
@@ -65,8 +69,7 @@ struct model_card {
     int prompt_most;        // characters
     int images_most;        // of n
     int steps, steps_most;
-    double guidance;                                      // the default
-    bool transparent, prompt_enhancement, safety_checker; // what the card offers
+    double guidance; // the default
 
     struct card_parameters parameters; // with this card's handling, ranges and defaults
     struct card_provider providers[CARD_PROVIDERS_MOST];
@@ -82,8 +85,15 @@ struct model_card *card_read(const struct yaml_node *root, const struct card_par
                              struct error *error);
 void card_free(struct model_card *card); // NULL is fine
 
+// Whether a text may be an id: at most 80 of a-z, 0-9, ".", "_", "-", beginning with a letter or digit.
+bool card_id_good(const char *id);
+
 // "text-to-image, image-edit"
 void card_mode_names(const struct model_card *card, char *text, size_t size);
+
+// Whether the card lets [provider] take more of a parameter than its default ("background", "prompt_enhancement",
+// "enable_safety_checker", "lora"): its handling is not REFUSED.
+bool card_offers(const struct model_card *card, const char *parameter, const char *provider);
 
 const struct card_provider *card_provider(const struct model_card *card, const char *slug); // NULL: none
 

@@ -39,6 +39,7 @@ enum catalog_result {
     CATALOG_UNKNOWN,    // no such model; the message says what was probably meant
     CATALOG_WRONG_MODE, // the model is there, not in that mode; the message names the modes it has
     CATALOG_NOT_INSTALLED, // its weights are not here and no other provider is set up; the message says how to get them
+    CATALOG_DISABLED,    // switched off in limn.yaml
     CATALOG_NO_PROVIDER, // "provider/model" with a provider that is not set up, or that does not have it
 };
 

@@ -98,7 +98,8 @@ struct config {
         double start_seconds;
     } local;
     struct {
-        const char *folder; // more cards
+        const char *folder;           // more cards
+        struct config_texts disabled; // model ids and globs
     } catalog;
     struct {
         const char *text_to_image, *image_edit; // default model by mode; "": the served one

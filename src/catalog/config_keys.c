@@ -185,6 +185,8 @@ static const struct config_key KEYS[] = {
 
     {"catalog.folder", CONFIG_TEXT, AT(catalog.folder), "", 0, 0, NULL, NULL,
      "folder with model cards of your own (*.yaml)"},
+    {"catalog.disabled", CONFIG_TEXTS, AT(catalog.disabled), "", 0, 0, NULL, check_model,
+     "models that are not to be had: ids or globs"},
 
     {"models.text_to_image", CONFIG_TEXT, AT(models.text_to_image), "", 0, 0, NULL, check_default_model,
      "model of requests that name none, text to image; empty: the served one"},

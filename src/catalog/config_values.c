@@ -253,36 +253,6 @@ static bool set_pairs_node(struct config *config, const struct config_key *key, 
     return true;
 }
 
-static const struct {
-    const char *name;
-    enum price_side side;
-    enum price_metric metric;
-} PRICES[] = {
-    {"input_megapixel", PRICE_INPUT, PRICE_MEGAPIXEL}, {"output_megapixel", PRICE_OUTPUT, PRICE_MEGAPIXEL},
-    {"input_image", PRICE_INPUT, PRICE_IMAGE},         {"output_image", PRICE_OUTPUT, PRICE_IMAGE},
-    {"input_token", PRICE_INPUT, PRICE_TOKEN},         {"output_token", PRICE_OUTPUT, PRICE_TOKEN},
-};
-enum { PRICE_COUNT = sizeof PRICES / sizeof *PRICES };
-
-static bool read_price(const struct yaml_node *node, struct price_list *list, struct error *error) {
-    const char *names[PRICE_COUNT];
-    for (int i = 0; i < PRICE_COUNT; i++) names[i] = PRICES[i].name;
-    if (!yaml_known_keys(node, names, PRICE_COUNT, error)) return false;
-    *list = (struct price_list){0};
-    for (int i = 0; i < PRICE_COUNT; i++) {
-        const struct yaml_node *price = yaml_get(node, PRICES[i].name);
-        struct price_component *component = &list->components[list->count];
-        if (!price) continue;
-        if (price->type != YAML_TYPE_TEXT || !price_read_unit(price->text, &component->unit_picos))
-            return yaml_fail(price, error, "expected USD a unit, a plain decimal from 0 to %g",
-                             PRICE_UNIT_MOST);
-        component->side = PRICES[i].side;
-        component->metric = PRICES[i].metric;
-        list->count++;
-    }
-    return true;
-}
-
 static bool set_prices_node(struct config *config, const struct config_key *key, const struct yaml_node *node,
                             struct error *error) {
     struct config_prices *prices = at(config, key);
@@ -292,7 +262,7 @@ static bool set_prices_node(struct config *config, const struct config_key *key,
     if (!prices->items) return no_memory(error);
     for (int i = 0; i < node->count; i++) {
         struct config_price *price = &prices->items[prices->count];
-        if (!read_price(&node->items[i], &price->list, error)) return false;
+        if (!price_list_read(&node->items[i], &price->list, error)) return false;
         price->model = arena_strdup(&config->arena, node->items[i].key);
         if (!price->model) return no_memory(error);
         prices->count++;

@@ -79,7 +79,14 @@ const struct card_parameter *parameter_find(const struct card_parameters *list,
 // How [provider] takes the parameter; IGNORED at the local engine and PASSTHROUGH elsewhere where nothing is said.
 enum parameter_handling parameter_handling(const struct card_parameter *parameter, const char *provider);
 
-// The JSON Schema (2020-12) of one parameter's value.
+// The provider's name for it, else its own.
+const char *parameter_field(const struct card_parameter *parameter, const char *provider);
+const char *parameter_type_name(enum parameter_type type); // "text"
+
+// Reads a list of modes.
+bool modes_read(const struct yaml_node *node, bool modes[MODE_COUNT], struct error *error);
+
+// The JSON Schema (2020-12) of one parameter's value, as in a form. NULL when memory is gone; the caller decref's.
 json_t *parameter_schema(const struct card_parameter *parameter);
 // The JSON Schema of a request's body: an object with all parameters of the mode. [form]: as multipart/form-data (files are
 // binary).

@@ -172,3 +172,33 @@ bool price_read_unit(const char *text, int64_t *picos) {
     *picos = value;
     return true;
 }
+
+static const struct {
+    const char *name;
+    enum price_side side;
+    enum price_metric metric;
+} NAMES[] = {
+    {"input_megapixel", PRICE_INPUT, PRICE_MEGAPIXEL}, {"output_megapixel", PRICE_OUTPUT, PRICE_MEGAPIXEL},
+    {"input_image", PRICE_INPUT, PRICE_IMAGE},         {"output_image", PRICE_OUTPUT, PRICE_IMAGE},
+    {"input_token", PRICE_INPUT, PRICE_TOKEN},         {"output_token", PRICE_OUTPUT, PRICE_TOKEN},
+};
+enum { NAME_COUNT = sizeof NAMES / sizeof *NAMES };
+
+bool price_list_read(const struct yaml_node *map, struct price_list *list, struct error *error) {
+    const char *names[NAME_COUNT];
+    for (int i = 0; i < NAME_COUNT; i++) names[i] = NAMES[i].name;
+    if (!yaml_known_keys(map, names, NAME_COUNT, error)) return false;
+    *list = (struct price_list){0};
+    for (int i = 0; i < NAME_COUNT; i++) {
+        const struct yaml_node *price = yaml_get(map, NAMES[i].name);
+        struct price_component *component = &list->components[list->count];
+        if (!price) continue;
+        if (price->type != YAML_TYPE_TEXT || !price_read_unit(price->text, &component->unit_picos))
+            return yaml_fail(price, error, "expected USD a unit, a plain decimal from 0 to %g",
+                             PRICE_UNIT_MOST);
+        component->side = NAMES[i].side;
+        component->metric = NAMES[i].metric;
+        list->count++;
+    }
+    return true;
+}

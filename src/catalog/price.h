@@ -11,7 +11,7 @@
 #ifndef LIMN_CATALOG_PRICE_H
 #define LIMN_CATALOG_PRICE_H
 
-#include "base/error.h"
+#include "base/yaml.h"
 
 #include <jansson.h> // defines: json_t
 #include <stdint.h>
@@ -74,6 +74,9 @@ json_t *price_estimate_json(const char *model, const char *provider, const struc
 
 // The components alone, for model objects: [{"type","metric","unit_price"}].
 json_t *price_list_json(const struct price_list *list);
+
+// A map of prices in USD a unit, as cards and limn.yaml have it: {input_megapixel: 0.008, output_image: 0.04, ...}.
+bool price_list_read(const struct yaml_node *map, struct price_list *list, struct error *error);
 
 // "0.008" (USD a unit) to picos. False where it is no plain decimal in [0, PRICE_UNIT_MOST].
 bool price_read_unit(const char *text, int64_t *picos);

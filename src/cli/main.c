@@ -11,6 +11,7 @@ static const struct command commands[] = {
     {"generate", "make pictures from a prompt", command_generate},
     {"edit", "make a picture from a prompt and up to four reference images", command_generate},
     {"serve", "serve the model as the OpenAI Images API", command_serve},
+    {"config", "check and show the configuration and the model cards", command_config},
     {"inspect", "show what a weight file or a model folder holds", command_inspect},
     {"bench", "measure this machine on the model's shapes", command_bench},
     {"worker", NULL, command_worker},

@@ -1,0 +1,16 @@
+# Writes OUT, a C file that holds FILES (separated by commas) as catalog_builtin of src/catalog/builtin.h.
+string(REPLACE "," ";" files "${FILES}")
+set(text "// Made from catalog/*.yaml by scripts/embed.cmake.\n#include \"catalog/builtin.h\"\n\n")
+set(table "")
+set(number 0)
+foreach(file ${files})
+  get_filename_component(name ${file} NAME)
+  file(READ ${file} bytes HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  string(APPEND text "static const unsigned char file_${number}[] = {${bytes}0};\n")
+  string(APPEND table "    {\"catalog/${name}\", (const char *)file_${number}, sizeof file_${number} - 1},\n")
+  math(EXPR number "${number} + 1")
+endforeach()
+string(APPEND text "\nstatic const struct builtin_file FILES[] = {\n${table}};\n\n"
+  "const struct builtin_file *catalog_builtin(int *count) {\n    *count = ${number};\n    return FILES;\n}\n")
+file(WRITE ${OUT} "${text}")
