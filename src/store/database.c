@@ -244,9 +244,11 @@ struct database *database_open(const char *path, int flags, double busy_seconds,
         return NULL;
     }
     struct stat about;
-    if (stat(path, &about) != 0 || !S_ISREG(about.st_mode)) {
-        error_set(error, errno == ENOENT ? ERROR_NOT_FOUND : ERROR_IO, "%s: %s", path,
-                  S_ISREG(about.st_mode) ? strerror(errno) : "expected a file");
+    bool there = stat(path, &about) == 0;
+    if (!there || !S_ISREG(about.st_mode)) {
+        bool missing = !there && errno == ENOENT;
+        error_set(error, missing ? ERROR_NOT_FOUND : ERROR_IO, "%s: %s", path,
+                  there ? "expected a file" : strerror(errno));
         database_close(database);
         return NULL;
     }

@@ -308,6 +308,7 @@ bool line_ready(struct store *store, struct line *line, int flags, struct error 
         return true;
     }
     line_close(line);
+    if (line->openings && cause.kind == ERROR_NOT_FOUND) cause.kind = ERROR_IO; // it was there
     line->error = *error = cause;
     return false;
 }

@@ -146,34 +146,41 @@ static void complete(struct operation *operation, bool deferred) {
     }
 }
 
-static void count_batch(struct store *store, size_t count, size_t refused, const struct error *why,
-                        double seconds) {
+// Notes how a batch went, before anybody is told.
+static void count_batch(struct store *store, struct operation *first, double seconds) {
     struct store_state *state = &store->state;
+    int64_t count = 0, refused = 0;
+    size_t owed = store->owed.count;
+    const struct error *why = NULL;
+    for (struct operation *operation = first; operation; operation = operation->next) {
+        count++;
+        if (!operation->failed || !is_refusal(&operation->error)) continue;
+        refused++;
+        owed += operation->kind == OPERATION_SETTLE;
+        if (!why) why = &operation->error;
+    }
     pthread_mutex_lock(&store->lock);
     bool was_good = state->good;
     state->good = refused == 0;
-    state->operations += (int64_t)count;
+    state->operations += count;
     state->batches++;
-    state->failed += (int64_t)refused;
-    if ((int64_t)count > state->largest_batch) state->largest_batch = (int64_t)count;
+    state->failed += refused;
+    if (count > state->largest_batch) state->largest_batch = count;
     state->last_batch_seconds = seconds;
-    state->deferred = store->owed.count;
+    state->deferred = owed;
     snprintf(state->message, sizeof state->message, "%s", why ? why->message : "");
     pthread_mutex_unlock(&store->lock);
-    if (refused && was_good) log_error(store->log, "%s: %s", store->path, why->message);
-    if (!refused && !was_good) log_info(store->log, "%s: it can be written again", store->path);
+    if (why && was_good) log_error(store->log, "%s: %s", store->path, why->message);
+    if (!why && !was_good) log_info(store->log, "%s: it can be written again", store->path);
+    store->owed_delay = !why ? 0 : store->owed_delay ? store->owed_delay * 2 : 0.1;
+    if (store->owed_delay > 2) store->owed_delay = 2;
+    store->owed_at = clock_seconds() + store->owed_delay;
 }
 
 static void work_off(struct store *store, struct operation *first) {
     double start = clock_seconds();
     run_batch(store, first);
-    size_t count = 0, refused = 0;
-    struct error why = {0};
-    for (struct operation *operation = first; operation; operation = operation->next) {
-        count++;
-        if (!operation->failed || !is_refusal(&operation->error)) continue;
-        if (!refused++) why = operation->error;
-    }
+    count_batch(store, first, clock_seconds() - start);
     for (struct operation *operation = first, *next; operation; operation = next) {
         next = operation->next;
         bool owed = operation->failed && operation->kind == OPERATION_SETTLE && is_refusal(&operation->error);
@@ -187,14 +194,6 @@ static void work_off(struct store *store, struct operation *first) {
         operation->error = (struct error){0};
         operation_list_add(&store->owed, operation);
     }
-    if (refused) {
-        store->owed_delay = store->owed_delay ? store->owed_delay * 2 : 0.1;
-        if (store->owed_delay > 2) store->owed_delay = 2;
-        store->owed_at = clock_seconds() + store->owed_delay;
-    } else {
-        store->owed_delay = 0;
-    }
-    count_batch(store, count, refused, refused ? &why : NULL, clock_seconds() - start);
 }
 
 // --------------------------------------------------------------------------------------------------------------- upkeep
