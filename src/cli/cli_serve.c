@@ -345,12 +345,18 @@ static bool prepare(struct serve_options *options, struct error *error) {
     server->gateway.queue.model_folder = options->model_path;
     server->gateway.start_seconds = config->local.start_seconds;
     if (!take_network(server, config, error)) return false;
+    options->catalog = catalog_open(config, error);
+    if (!options->catalog) return false;
+    server->catalog = options->catalog;
+    server->gateway.catalog = options->catalog;
+    server->gateway.config = config;
     return open_records(options, error);
 }
 
 static void clean_up(struct serve_options *options) {
     if (options->spool) rmdir(options->spool); // empty unless something is wrong with it
     if (options->lock >= 0) close(options->lock);
+    catalog_close(options->catalog);
     config_free(&options->config);
     free(options->model_path);
     free(options->program);

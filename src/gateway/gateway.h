@@ -9,17 +9,20 @@
 // Calls and requests are two things: a call is one HTTP request of one client; a call whose Idempotency-Key is known attaches
 // to the request of an earlier call, whose answer both get. Every call that was started gets exactly one GATEWAY_ANSWER, and
 // that is its last message. The sink may be called on any thread, also on the caller's within gateway_start; messages of one
-// call come one after the other. Nothing here waits; the files of a request in the spool folder are removed before its answer.
+// call come one after the other. The sink passes them on and returns: it must not call the gateway. Nothing here waits; the files of a request in the spool folder are removed before its answer.
 #ifndef LIMN_GATEWAY_GATEWAY_H
 #define LIMN_GATEWAY_GATEWAY_H
 
 #include "base/log.h"
 #include "gateway/image_request.h"
+#include "gateway/principal.h"
 #include "media/media.h"
-#include "queue/queue.h"
+#include "provider/provider.h"
+#include "store/store.h"
 
 struct gateway;
-struct principal; // who calls: key, project, limits
+struct catalog;
+struct config;
 
 enum gateway_message_kind {
     GATEWAY_CHUNK,  // of a stream: [body] is whole server-sent events ("event: ...\ndata: ...\n\n")
@@ -34,7 +37,7 @@ struct gateway_message {
         body; // the receiver's to free. An ANSWER after chunks has none: everything was said, a failure too
     // (as `event: error`). An ANSWER with an error that comes before any chunk has none either: the error is the answer.
     char provider[32];     // slug of who made the pictures ("local"), "" when nobody did
-    char model[64];        // the model's id, "" when none was found
+    char model[96];        // the model's id, "" when none was found
     char location[64];     // 202: path of the request to poll, "/v1/requests/req_..."
     bool replayed;         // the answer of an earlier call with the same Idempotency-Key
     bool should_not_retry; // a repetition is in vain: `x-should-retry: false`
@@ -44,18 +47,32 @@ struct gateway_message {
 typedef void gateway_sink(void *context, const char *id, struct gateway_message *message);
 
 struct gateway_options {
-    struct queue_options queue; // of the local provider; spool_folder is emptied here
+    struct queue_options
+        queue; // of the local engine; spool_folder is emptied here, model_folder is the model that is served
     struct media *media;
     double start_seconds; // how long to wait for the first worker
     const struct log *log;
+    // All borrowed. Without a configuration everything is at its default; without a catalog the gateway opens one; without a
+    // store nothing is recorded and there are no idempotency keys.
+    const struct config *config;
+    struct catalog *catalog; // the served model is added to it
+    struct store *store;
+    // Opens what makes the pictures; NULL: provider_local_open. For tests.
+    struct provider *(*open_provider)(const struct scheduler_options *options, queue_listener *listener,
+                                      void *context, struct error *error);
 };
 
-// Opens the local provider and waits until it can serve.
+// Opens the local provider and waits until it can serve the model.
 struct gateway *gateway_open(const struct gateway_options *options, gateway_sink *sink, void *context,
                              struct error *error);
-// Stops the provider: what is in work is answered with API_INTERRUPTED before this returns, as is what comes later.
+// No new request is begun, and what waits is answered with API_INTERRUPTED; what runs goes on. Any thread.
+void gateway_drain(struct gateway *gateway);
+// Stops the provider: what is in work is answered with API_INTERRUPTED and recorded before this returns, as is what comes later.
 void gateway_interrupt(struct gateway *gateway);
 void gateway_close(struct gateway *gateway); // interrupts; NULL is fine
+
+// How many requests are in work, asynchronous ones included. Any thread.
+int gateway_in_work(struct gateway *gateway);
 
 // The model's name as it is asked for: lower case, "-" for what is not [a-z0-9._-].
 const char *gateway_model(const struct gateway *gateway);

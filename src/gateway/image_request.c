@@ -139,7 +139,9 @@ bool image_request_add_mask(struct image_request *request, const char *file, con
 bool image_request_check_pictures(const struct image_request *request, struct api_error *error) {
     if (!request->has_mask) return true;
     const struct image_header *mask = &request->mask.header, *first = &request->references[0].header;
+    // A header does not say how a camera was turned: the worker, which decodes, judges that.
     return (mask->width == first->width && mask->height == first->height) ||
+           (mask->width == first->height && mask->height == first->width) ||
            api_error_set(error, API_INVALID_REQUEST, "mask",
                          "mask: %dx%d pixels, expected the size of the first picture, %dx%d", mask->width,
                          mask->height, first->width, first->height);

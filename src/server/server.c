@@ -231,6 +231,7 @@ static bool open_parts(struct server *server, const struct server_options *optio
     if (!server->media) return false;
     struct gateway_options gateway = options->gateway;
     gateway.media = server->media;
+    gateway.store = server->store;
     gateway.queue.spool_folder = server->spool_folder;
     server->gateway = gateway_open(&gateway, mailbox_post, server->mailbox, error);
     return server->gateway && open_loop(server, options, error);

@@ -1,0 +1,486 @@
+// A begun request: its jobs at the provider, what they say, the settling. Relies on inside.h.
+#include "base/clock.h"
+#include "base/file.h"
+#include "gateway/deliver.h"
+#include "gateway/inside.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ----------------------------------------------------------------------------------------------------------- the end
+
+static void on_settled(void *context, const struct store_settled *settled) {
+    struct work *work = context;
+    if (settled->error.kind != ERROR_NONE)
+        log_error(work->gateway->log, "%s: %s: %s", work->id,
+                  settled->deferred ? "recorded later" : "not recorded", settled->error.message);
+    work_conclude(work);
+}
+
+static enum store_status status_of(enum api_code code) {
+    if (code == API_OK) return STORE_COMPLETED;
+    if (code == API_CANCELLED) return STORE_CANCELLED;
+    return api_code_info(code)->status < 500 ? STORE_REJECTED : STORE_FAILED;
+}
+
+// What is kept for whoever comes back. A failure that is worth a retry is not: the next call with that key runs.
+static bool kept_answer(const struct work *work, struct buffer *error_body, const struct buffer **answer) {
+    *answer = NULL;
+    if (!work->idempotency_key && !work->asynchronous) return true;
+    if (work->error.code == API_OK) {
+        *answer = &work->body;
+        return true;
+    }
+    bool again = api_code_info(work->error.code)->retryable || work->error.code == API_CANCELLED;
+    if (again && work->idempotency_key) return true;
+    *answer = error_body;
+    return api_error_body(&work->error, error_body);
+}
+
+static void fill_settle(const struct work *work, struct store_settle *settle,
+                        const char *media[REQUEST_COUNT_MOST]) {
+    const struct image_request *request = work->request;
+    const struct catalog_choice *choice = &work->plan.choice;
+    bool failed = work->error.code != API_OK;
+    *settle = (struct store_settle){.id = work->id,
+                                    .status = status_of(work->error.code),
+                                    .http_status = failed ? api_code_info(work->error.code)->status : 200,
+                                    .error_code = failed ? api_code_info(work->error.code)->name : NULL,
+                                    .error_message = failed ? work->error.message : NULL,
+                                    .executed_model = choice->executed,
+                                    .provider = choice->provider->slug,
+                                    .cost_micros = work->cost_micros,
+                                    .images = work->delivered,
+                                    .attempts = work->attempts,
+                                    .attempt_count = work->attempt_count,
+                                    .media = media};
+    for (int i = 0; i < request->reference_count; i++)
+        settle->input_pixels +=
+            (int64_t)request->references[i].header.width * request->references[i].header.height;
+    for (int i = 0; i < request->count && !failed; i++) {
+        const struct picture *picture = &work->pictures[i];
+        if (!picture->there) continue;
+        settle->width = picture->width;
+        settle->height = picture->height;
+        settle->output_pixels += (int64_t)picture->width * picture->height;
+        if (*picture->media) media[settle->media_count++] = picture->media;
+    }
+    for (int i = 0; i < work->job_count; i++) {
+        settle->text_tokens += work->jobs[i].text_tokens;
+        settle->input_tokens += work->jobs[i].reference_tokens;
+        settle->output_tokens += work->jobs[i].output_tokens;
+    }
+    settle->response_bytes = (int64_t)(work->body.length ? work->body.length : work->events.length);
+}
+
+void run_settle(struct work *work) {
+    struct gateway *gateway = work->gateway;
+    struct store_settle settle;
+    const char *media[REQUEST_COUNT_MOST];
+    struct buffer error_body = {0};
+    const struct buffer *answer;
+    struct error cause = {0};
+    pthread_mutex_lock(&gateway->lock);
+    work->stage = WORK_SETTLING;
+    pthread_mutex_unlock(&gateway->lock);
+    if (!gateway->store) {
+        work_conclude(work);
+        return;
+    }
+    fill_settle(work, &settle, media);
+    if (!kept_answer(work, &error_body, &answer)) answer = NULL;
+    if (answer) {
+        settle.answer = answer->data;
+        settle.answer_size = answer->length;
+    }
+    bool good = store_settle(gateway->store, &settle, on_settled, work, &cause);
+    buffer_free(&error_body);
+    if (good) return;
+    log_error(gateway->log, "%s: not recorded: %s", work->id, cause.message);
+    work_conclude(work);
+}
+
+// The first failure by order of pictures, or that somebody cancelled.
+static void find_error(struct work *work) {
+    struct gateway *gateway = work->gateway;
+    pthread_mutex_lock(&gateway->lock);
+    bool cancelled = work->cancelled;
+    pthread_mutex_unlock(&gateway->lock);
+    if (work->delivered == work->request->count) return;
+    if (cancelled)
+        api_error_set(&work->error, API_CANCELLED, "", "the request was cancelled");
+    else if (work->delivered > 0)
+        return; // those that failed stand in metadata.errors
+    for (int i = 0; i < work->job_count && work->error.code == API_OK; i++)
+        if (work->jobs[i].error.code != API_OK) work->error = work->jobs[i].error;
+    if (work->error.code == API_OK)
+        api_error_set(&work->error, API_INTERNAL_ERROR, "", "the engine delivered no picture");
+}
+
+static bool make_answer(struct work *work, struct error *error) {
+    int calls = 0;
+    for (int i = 0; i < work->job_count; i++) calls += work->jobs[i].delivered > 0;
+    struct price bill;
+    if (!plan_price(&work->plan, work->request, work->delivered, calls, &bill, &work->error)) return false;
+    work->cost_micros = bill.micros;
+    for (int i = 0; i < work->job_count; i++) {
+        const struct job *job = &work->jobs[i];
+        struct price part;
+        if (job->attempt < 0 || job->delivered == 0 ||
+            !plan_price(&work->plan, work->request, job->delivered, 1, &part, &work->error))
+            continue;
+        work->attempts[job->attempt].cost_micros = part.micros;
+    }
+    bool needs_body = !work->request->stream || work->idempotency_key || work->asynchronous;
+    return deliver_store(work, error) && (!needs_body || deliver_body(work, &work->body, error)) &&
+           (!work->request->stream || deliver_events(work, &work->events, error));
+}
+
+static void remove_media(struct work *work) {
+    for (int i = 0; i < work->request->count; i++) {
+        struct error ignored = {0};
+        if (*work->pictures[i].media) media_remove(work->gateway->media, work->pictures[i].media, &ignored);
+    }
+}
+
+// All jobs are over.
+static void finish(struct work *work) {
+    for (int i = 0; i < work->job_count; i++) {
+        struct job *job = &work->jobs[i];
+        for (int k = job->first; k < job->first + job->count; k++) job->delivered += work->pictures[k].there;
+        work->delivered += job->delivered;
+        if (job->attempt >= 0) work->attempts[job->attempt].images = job->delivered;
+    }
+    find_error(work);
+    struct error cause = {0};
+    if (work->error.code == API_OK && !make_answer(work, &cause)) {
+        api_error_from(&work->error, &cause);
+        remove_media(work);
+        work->cost_micros = 0;
+    }
+    if (work->error.code != API_OK) {
+        buffer_free(&work->body);
+        buffer_free(&work->events);
+        work->delivered = 0;
+        if (api_code_info(work->error.code)->status >= 500)
+            log_warning(work->gateway->log, "%s: %s", work->id, work->error.message);
+    }
+    run_settle(work);
+}
+
+// ----------------------------------------------------------------------------------------------------------- the start
+
+static void describe_job(const struct work *work, const struct job *job, struct scheduler_job *turn) {
+    const struct image_request *request = work->request;
+    const struct size_result *size = &work->plan.size;
+    const char *model = work->plan.choice.card->id;
+    *turn = (struct scheduler_job){
+        .model = strcmp(model, work->gateway->model) ? model : NULL, // the first is the served
+        .principal = work->principal,
+        .streams = request->stream && request->partial_images > 0};
+    turn->job = (struct queue_job){.id = job->id,
+                                   .prompt = request->prompt,
+                                   .reference_count = request->reference_count,
+                                   .mask_file = request->has_mask ? request->mask.file : NULL,
+                                   .width = size->render_width,
+                                   .height = size->render_height,
+                                   .deliver_width = size->deliver_width,
+                                   .deliver_height = size->deliver_height,
+                                   .count = job->count,
+                                   .seed = request->seed + (uint64_t)job->first,
+                                   .steps = request->steps,
+                                   .guidance = (float)request->guidance,
+                                   .sigmas = request->sigma_count ? request->sigmas : NULL,
+                                   .sigma_count = request->sigma_count,
+                                   .output_format = image_format_name(request->format),
+                                   .output_quality = work->plan.output_quality,
+                                   .transparent = request->background == BACKGROUND_TRANSPARENT,
+                                   .preview_count = request->stream ? request->partial_images : 0};
+    for (int i = 0; i < request->reference_count; i++)
+        turn->job.reference_files[i] = request->references[i].file;
+}
+
+// Hands one job over; with work->lock held.
+static bool submit(struct work *work, struct job *job) {
+    struct gateway *gateway = work->gateway;
+    struct scheduler_job turn;
+    struct scheduler_refusal refusal = {0};
+    struct error cause = {0};
+    describe_job(work, job, &turn);
+    if (gateway->provider->submit(gateway->provider, &turn, &refusal, &cause)) return true;
+    gateway_refuse(&refusal, &cause, &job->error);
+    job->over = true;
+    work->jobs_over++;
+    return false;
+}
+
+static void prepare_jobs(struct work *work) {
+    work->job_count = work->plan.calls;
+    for (int i = 0; i < work->job_count; i++) {
+        struct job *job = &work->jobs[i];
+        int left = work->request->count - i * work->plan.call_images;
+        *job = (struct job){.first = i * work->plan.call_images,
+                            .count = left < work->plan.call_images ? left : work->plan.call_images,
+                            .attempt = -1};
+        work_job_id(work->id, work->job_count, i, job->id);
+    }
+}
+
+// Whether the jobs may be handed over; then submitting_ends is owed.
+static bool submitting_begins(struct work *work, struct api_error *error) {
+    struct gateway *gateway = work->gateway;
+    pthread_mutex_lock(&gateway->lock);
+    if (work->stage < WORK_QUEUED) work->stage = WORK_QUEUED;
+    if (gateway->stopping)
+        api_error_set(error, API_INTERRUPTED, "", "the server is being stopped");
+    else if (work->cancelled)
+        api_error_set(error, API_CANCELLED, "", "the request was cancelled");
+    else
+        gateway->submitting++;
+    pthread_mutex_unlock(&gateway->lock);
+    return error->code == API_OK;
+}
+
+static void submitting_ends(struct gateway *gateway) {
+    pthread_mutex_lock(&gateway->lock);
+    if (--gateway->submitting == 0) pthread_cond_broadcast(&gateway->idle);
+    pthread_mutex_unlock(&gateway->lock);
+}
+
+// One who left while his work was handed over was not heard by the provider.
+static bool was_cancelled(struct work *work) {
+    pthread_mutex_lock(&work->gateway->lock);
+    bool cancelled = work->cancelled;
+    pthread_mutex_unlock(&work->gateway->lock);
+    return cancelled;
+}
+
+// A comment: the stream is open though nothing is to be seen yet.
+static void open_stream(struct work *work) {
+    struct buffer comment = {0};
+    if (buffer_printf(&comment, ": %s\n\n", work->id)) work_send_chunk(work, &comment);
+    buffer_free(&comment);
+}
+
+void run_start(struct work *work) {
+    struct gateway *gateway = work->gateway;
+    struct api_error refusal = {0};
+    char id[REQUEST_ID_MOST];
+    int jobs = work->plan.calls;
+    bool taken = false, cancelled = false, may = submitting_begins(work, &refusal);
+    memcpy(id, work->id, sizeof id);
+    pthread_mutex_lock(&work->lock); // what the jobs say waits until all are handed over
+    prepare_jobs(work);
+    work->queued = clock_unix_micros();
+    for (int i = 0; may && i < jobs; i++) taken = submit(work, &work->jobs[i]) || taken;
+    for (int i = 0; !may && i < jobs; i++) {
+        work->jobs[i].error = refusal;
+        work->jobs[i].over = true;
+        work->jobs_over++;
+    }
+    if (taken && work->request->stream) open_stream(work);
+    if (taken) cancelled = was_cancelled(work);
+    bool over = work->jobs_over == work->job_count;
+    pthread_mutex_unlock(&work->lock);
+    if (cancelled && !over) work_cancel_jobs(gateway, id, jobs);
+    if (may) submitting_ends(gateway);
+    if (over) finish(work);
+}
+
+// ------------------------------------------------------------------------------------------------------ what is heard
+
+// The engine's names of fields are near those of the wire, but not the same.
+static void name_parameter(struct error *error) {
+    static const struct {
+        const char *engine, *wire;
+    } names[] = {{"width", "size"},
+                 {"height", "size"},
+                 {"count", "n"},
+                 {"sigma_count", "sigmas"},
+                 {"image[0]", "image"}};
+    int index;
+    if (sscanf(error->field, "references[%d]", &index) == 1)
+        snprintf(error->field, sizeof error->field, index ? "image[%d]" : "image", index);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(error->field, names[i].engine))
+            snprintf(error->field, sizeof error->field, "%s", names[i].wire);
+}
+
+static void read_failure(const struct queue_event *event, struct api_error *error) {
+    struct error cause = event->error;
+    name_parameter(&cause);
+    enum api_code code = API_OK;
+    if (event->failure == QUEUE_FAILURE_TIME) code = API_GENERATION_TIMEOUT;
+    if (event->failure == QUEUE_FAILURE_STOPPED) code = API_INTERRUPTED;
+    if (event->failure == QUEUE_FAILURE_MODEL) code = API_MODEL_NOT_INSTALLED;
+    if (event->failure == QUEUE_FAILURE_WORKER_DIED)
+        code = cause.kind == ERROR_MEMORY ? API_OUT_OF_MEMORY : API_WORKER_DIED;
+    if (code == API_OK)
+        api_error_from(error, &cause);
+    else
+        api_error_set(error, code, cause.field, "%s", cause.message);
+}
+
+static void end_attempt(struct work *work, struct job *job, enum store_status status,
+                        const struct api_error *error) {
+    if (job->attempt < 0) return;
+    struct store_attempt *attempt = &work->attempts[job->attempt];
+    attempt->ended_at = clock_unix_micros();
+    attempt->status = status;
+    if (!error) return;
+    attempt->error_code = api_code_info(error->code)->name;
+    attempt->error_message = arena_strdup(&work->arena, error->message);
+}
+
+static void on_started(struct work *work, struct job *job) {
+    struct gateway *gateway = work->gateway;
+    if (work->attempt_count == ATTEMPTS_MOST) return;
+    job->attempt = work->attempt_count++;
+    struct store_attempt *attempt = &work->attempts[job->attempt];
+    *attempt =
+        (struct store_attempt){.provider = work->plan.choice.provider->slug,
+                               .provider_model = work->plan.choice.provider->model_ids[work->request->mode],
+                               .queued_at = work->queued,
+                               .dispatched_at = clock_unix_micros(),
+                               .status = STORE_PROCESSING};
+    struct error ignored = {0};
+    if (gateway->store &&
+        !store_dispatched(gateway->store, work->id, job->attempt, attempt, NULL, NULL, &ignored))
+        log_debug(gateway->log, "%s: %s", work->id, ignored.message);
+}
+
+static void note_first_byte(struct work *work, const struct job *job) {
+    if (job->attempt < 0) return;
+    struct store_attempt *attempt = &work->attempts[job->attempt];
+    if (!attempt->first_byte_at) attempt->first_byte_at = clock_unix_micros();
+}
+
+static void on_preview(struct work *work, struct job *job, const struct queue_event *event) {
+    struct gateway *gateway = work->gateway;
+    int index = job->first + event->image;
+    char *path = path_join(gateway->spool, event->file);
+    struct buffer chunk = {0};
+    struct error cause = {0};
+    note_first_byte(work, job);
+    bool wanted = path && work->request->stream && index < work->request->count &&
+                  work->partials[index] < work->request->partial_images;
+    if (wanted && deliver_partial(work, path, event->width, event->height, index, work->partials[index],
+                                  &chunk, &cause)) {
+        work->partials[index]++;
+        work_send_chunk(work, &chunk);
+    }
+    buffer_free(&chunk);
+    free(path);
+    spool_remove(gateway->spool, event->file);
+}
+
+static void on_image(struct work *work, struct job *job, const struct queue_event *event) {
+    int index = job->first + event->image;
+    note_first_byte(work, job);
+    if (event->image < 0 || event->image >= job->count || work->pictures[index].there) {
+        spool_remove(work->gateway->spool, event->file);
+        return;
+    }
+    struct picture *picture = &work->pictures[index];
+    *picture = (struct picture){.path = path_join(work->gateway->spool, event->file),
+                                .width = event->width,
+                                .height = event->height,
+                                .seed = event->seed,
+                                .transparent = event->transparent};
+    picture->there = picture->path != NULL;
+}
+
+static void on_rerun(struct work *work, struct job *job, const struct queue_event *event) {
+    struct api_error error = {0};
+    read_failure(event, &error);
+    end_attempt(work, job, status_of(error.code), &error);
+    work->rerun = true;
+    work->queued = clock_unix_micros();
+    for (int i = job->first; i < job->first + job->count; i++) {
+        if (work->pictures[i].path) remove(work->pictures[i].path);
+        free(work->pictures[i].path);
+        work->pictures[i] = (struct picture){0};
+    }
+}
+
+static void on_over(struct work *work, struct job *job, const struct queue_event *event) {
+    if (event->kind == QUEUE_FAILED) {
+        read_failure(event, &job->error);
+        end_attempt(work, job, status_of(job->error.code), &job->error);
+    } else {
+        job->text_tokens = event->text_tokens;
+        job->reference_tokens = event->reference_tokens;
+        job->output_tokens = event->output_tokens;
+        end_attempt(work, job, STORE_COMPLETED, NULL);
+    }
+    job->over = true;
+    work->jobs_over++;
+}
+
+// How far a work is, for those who ask. With the gateway's lock held.
+static void note_progress(struct work *work, const struct queue_event *event) {
+    if (event->kind == QUEUE_STARTED) work->stage = WORK_RUNNING;
+    if (event->kind == QUEUE_RERUN) {
+        work->stage = WORK_QUEUED;
+        work->progress = 0;
+        work->progress_stage = "queued";
+    }
+    if (event->kind != QUEUE_PROGRESS || !event->stage) return;
+    static const char *const stages[] = {"text", "references", "steps", "decode"};
+    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++)
+        if (!strcmp(stages[i], event->stage)) work->progress_stage = stages[i];
+    double images = event->images > 0 ? event->images : 1;
+    double inside = event->steps > 0 ? (double)event->step / event->steps : 0;
+    double progress = (event->image + (inside < 1 ? inside : 1)) / images;
+    if (progress > work->progress && progress <= 1) work->progress = progress;
+}
+
+static struct job *find_job(struct work *work, const char *id) {
+    for (int i = 0; i < work->job_count; i++)
+        if (!strcmp(work->jobs[i].id, id)) return work->jobs[i].over ? NULL : &work->jobs[i];
+    return NULL;
+}
+
+static void handle(struct work *work, struct job *job, const struct queue_event *event) {
+    switch (event->kind) {
+    case QUEUE_STARTED:
+        on_started(work, job);
+        break;
+    case QUEUE_PREVIEW:
+        on_preview(work, job, event);
+        break;
+    case QUEUE_IMAGE:
+        on_image(work, job, event);
+        break;
+    case QUEUE_RERUN:
+        on_rerun(work, job, event);
+        break;
+    case QUEUE_DONE:
+    case QUEUE_FAILED:
+        on_over(work, job, event);
+        break;
+    case QUEUE_PROGRESS:
+        break;
+    }
+}
+
+// A work stays while one of its jobs is not over, and this event's is not.
+void run_listen(void *context, const struct queue_event *event) {
+    struct gateway *gateway = context;
+    pthread_mutex_lock(&gateway->lock);
+    struct work *work = work_find(gateway, event->job, true);
+    if (work) note_progress(work, event);
+    pthread_mutex_unlock(&gateway->lock);
+    if (!work) {
+        if (event->file && *event->file) spool_remove(gateway->spool, event->file);
+        return;
+    }
+    if (event->kind == QUEUE_PROGRESS) return;
+    pthread_mutex_lock(&work->lock);
+    struct job *job = find_job(work, event->job);
+    if (job) handle(work, job, event);
+    bool over = job && work->jobs_over == work->job_count;
+    pthread_mutex_unlock(&work->lock);
+    if (over) finish(work);
+}

@@ -1,0 +1,272 @@
+// Requests in work: their list, their calls, their files. Relies on inside.h.
+#include "base/clock.h"
+#include "base/file.h"
+#include "gateway/deliver.h"
+#include "gateway/inside.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+// ------------------------------------------------------------------------------------------------------------ spool
+
+void spool_sweep(const char *spool, const char *prefix) {
+    DIR *folder = opendir(spool);
+    if (!folder) return;
+    for (struct dirent *entry; (entry = readdir(folder));)
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") &&
+            !strncmp(entry->d_name + (entry->d_name[0] == '.' && *prefix), prefix, strlen(prefix)))
+            unlinkat(dirfd(folder), entry->d_name, 0);
+    closedir(folder);
+}
+
+void spool_remove(const char *spool, const char *file) {
+    char *path = *file ? path_join(spool, file) : NULL;
+    if (path) unlink(path);
+    free(path);
+}
+
+void work_remove_files(struct work *work) {
+    const char *spool = work->gateway->spool;
+    struct image_request *request = work->request;
+    bool sweep = false; // a worker that failed may have left something
+    for (int i = 0; i < request->reference_count; i++) spool_remove(spool, request->references[i].file);
+    if (request->has_mask) spool_remove(spool, request->mask.file);
+    for (int i = 0; i < REQUEST_COUNT_MOST; i++) {
+        if (work->pictures[i].path) unlink(work->pictures[i].path);
+        free(work->pictures[i].path);
+        work->pictures[i].path = NULL;
+    }
+    for (int i = 0; i < work->job_count; i++) sweep = sweep || work->jobs[i].error.code != API_OK;
+    if (sweep || work->rerun) spool_sweep(spool, work->id);
+}
+
+// ------------------------------------------------------------------------------------------------ opening, closing
+
+static const char *copy(struct work *work, const char *text, bool *good) {
+    if (!text || !*text) return NULL;
+    const char *copied = arena_strdup(&work->arena, text);
+    if (!copied) *good = false;
+    return copied;
+}
+
+static bool copy_call(struct work *work, const struct gateway_call *call) {
+    bool good = true;
+    const struct principal *principal = call->principal;
+    work->base_url = arena_strdup(&work->arena, call->base_url ? call->base_url : "");
+    work->endpoint = copy(work, call->endpoint, &good);
+    work->idempotency_key = copy(work, call->idempotency_key, &good);
+    work->trace_id = copy(work, call->trace_id, &good);
+    if (principal) {
+        work->project = copy(work, principal->project, &good);
+        work->key_id = principal->keyless ? NULL : copy(work, principal->key.id, &good);
+        work->principal = copy(work, principal->name, &good);
+    }
+    work->request_bytes = call->request_bytes;
+    work->dry_run = call->dry_run;
+    work->asynchronous = call->asynchronous;
+    return good && work->base_url;
+}
+
+struct work *work_open(struct gateway *gateway, struct image_request *request,
+                       const struct gateway_call *call, struct api_error *error) {
+    struct work *work = calloc(1, sizeof *work);
+    struct call *first = calloc(1, sizeof *first);
+    if (work) pthread_mutex_init(&work->lock, NULL);
+    if (!work || !first || !copy_call(work, call)) {
+        api_error_set(error, API_OUT_OF_MEMORY, "", "no memory for the request");
+        if (work) pthread_mutex_destroy(&work->lock);
+        if (work) arena_free(&work->arena);
+        spool_sweep(gateway->spool, request->id);
+        image_request_free(request);
+        free(request);
+        free(work);
+        free(first);
+        return NULL;
+    }
+    memcpy(work->id, request->id, sizeof work->id);
+    memcpy(first->id, request->id, sizeof first->id);
+    work->gateway = gateway;
+    work->request = request;
+    work->calls = first;
+    work->created = clock_unix_micros();
+    work->progress_stage = "queued";
+    return work;
+}
+
+void work_close(struct work *work) {
+    if (!work) return;
+    work_remove_files(work);
+    image_request_free(work->request);
+    free(work->request);
+    buffer_free(&work->body);
+    buffer_free(&work->events);
+    pthread_mutex_destroy(&work->lock);
+    arena_free(&work->arena);
+    for (struct call *call = work->calls, *next; call; call = next) {
+        next = call->next;
+        free(call);
+    }
+    free(work);
+}
+
+// ------------------------------------------------------------------------------------------------------------- list
+
+void work_enlist(struct work *work) {
+    struct gateway *gateway = work->gateway;
+    pthread_mutex_lock(&gateway->lock);
+    work->next = gateway->works;
+    gateway->works = work;
+    gateway->work_count++;
+    pthread_mutex_unlock(&gateway->lock);
+}
+
+struct call *work_delist(struct work *work) {
+    struct gateway *gateway = work->gateway;
+    pthread_mutex_lock(&gateway->lock);
+    struct work **link = &gateway->works;
+    while (*link && *link != work) link = &(*link)->next;
+    if (*link) *link = work->next;
+    struct call *calls = work->calls;
+    work->calls = NULL;
+    pthread_mutex_unlock(&gateway->lock);
+    return calls;
+}
+
+struct work *work_find(struct gateway *gateway, const char *id, bool job) {
+    struct work *work = gateway->works;
+    // A job's id is its request's, or begins with it and a point.
+    size_t length = job ? strcspn(id, "-") : strlen(id);
+    while (work && (strncmp(work->id, id, length) || work->id[length])) work = work->next;
+    return work;
+}
+
+bool work_attach(struct work *from, const char *id) {
+    struct gateway *gateway = from->gateway;
+    pthread_mutex_lock(&gateway->lock);
+    struct work *to = work_find(gateway, id, false);
+    bool good = to && to != from;
+    if (good) {
+        for (struct call *call = from->calls; call; call = call->next) call->attached = call->replayed = true;
+        struct call **end = &to->calls;
+        while (*end) end = &(*end)->next;
+        *end = from->calls;
+        from->calls = NULL;
+    }
+    pthread_mutex_unlock(&gateway->lock);
+    return good;
+}
+
+// ---------------------------------------------------------------------------------------------------------- messages
+
+void work_send_chunk(struct work *work, const struct buffer *chunk) {
+    struct gateway *gateway = work->gateway;
+    char ids[4][REQUEST_ID_MOST];
+    int count = 0;
+    pthread_mutex_lock(&gateway->lock);
+    for (struct call *call = work->calls; call && count < 4; call = call->next)
+        if (!call->gone && !call->attached) memcpy(ids[count++], call->id, sizeof *ids);
+    pthread_mutex_unlock(&gateway->lock);
+    for (int i = 0; i < count; i++) {
+        struct gateway_message message = {.kind = GATEWAY_CHUNK};
+        if (!buffer_add(&message.body, chunk->data, chunk->length)) continue;
+        gateway->sink(gateway->context, ids[i], &message);
+    }
+    work->chunked = true;
+}
+
+static void fill(const struct work *work, const struct call *call, struct gateway_message *message) {
+    message->kind = GATEWAY_ANSWER;
+    message->error = work->error;
+    message->status = work->error.code == API_OK ? (work->status ? work->status : 200)
+                                                 : api_code_info(work->error.code)->status;
+    message->replayed = call->replayed;
+    snprintf(message->location, sizeof message->location, "%s", work->location);
+    if (work->error.code != API_OK) {
+        const struct api_code_info *info = api_code_info(work->error.code);
+        message->should_not_retry =
+            info->status == 402 || info->status == 409 || (work->rerun && info->status >= 500);
+    }
+    if (work->plan.choice.provider)
+        snprintf(message->provider, sizeof message->provider, "%s", work->plan.choice.provider->slug);
+    if (work->plan.choice.card)
+        snprintf(message->model, sizeof message->model, "%s", work->plan.choice.card->id);
+}
+
+// Says the end of a stream to one who has not read it from its beginning, or that it failed.
+static void send_end(struct work *work, const struct call *call) {
+    struct gateway *gateway = work->gateway;
+    struct gateway_message message = {.kind = GATEWAY_CHUNK};
+    bool good = work->error.code == API_OK
+                    ? deliver_replay(work->request->mode, work->body.data, work->body.length, &message.body)
+                    : deliver_error(&work->error, &message.body);
+    if (good)
+        gateway->sink(gateway->context, call->id, &message);
+    else
+        buffer_free(&message.body);
+}
+
+static void answer_one(struct work *work, const struct call *call, bool last) {
+    struct gateway *gateway = work->gateway;
+    struct gateway_message message = {0};
+    fill(work, call, &message);
+    bool streams = work->request->stream && !work->dry_run && !work->asynchronous;
+    bool begun = work->chunked && !call->attached;
+    if (streams && (work->error.code == API_OK ? call->attached : begun)) {
+        if (!call->gone) send_end(work, call);
+    } else if (!streams && work->error.code == API_OK) {
+        if (last) {
+            message.body = work->body;
+            work->body = (struct buffer){0};
+        } else if (!buffer_add(&message.body, work->body.data, work->body.length)) {
+            api_error_set(&message.error, API_OUT_OF_MEMORY, "", "no memory for the answer");
+            message.status = api_code_info(message.error.code)->status;
+        }
+    }
+    gateway->sink(gateway->context, call->id, &message);
+}
+
+void work_answer(struct work *work, struct call *calls) {
+    while (calls) {
+        struct call *call = calls;
+        calls = call->next;
+        answer_one(work, call, !calls);
+        free(call);
+    }
+}
+
+void work_conclude(struct work *work) {
+    struct gateway *gateway = work->gateway;
+    if (work->events.length) {
+        pthread_mutex_lock(&work->lock);
+        work_send_chunk(work, &work->events);
+        pthread_mutex_unlock(&work->lock);
+        buffer_free(&work->events);
+    }
+    struct call *calls = work_delist(work);
+    work_remove_files(work);
+    work_answer(work, calls);
+    work_close(work);
+    pthread_mutex_lock(&gateway->lock);
+    if (--gateway->work_count == 0) pthread_cond_broadcast(&gateway->idle);
+    pthread_mutex_unlock(&gateway->lock);
+}
+
+// -------------------------------------------------------------------------------------------------------------- jobs
+
+void work_job_id(const char *id, int jobs, int index, char job[JOB_ID_MOST]) {
+    if (jobs == 1)
+        snprintf(job, JOB_ID_MOST, "%s", id);
+    else
+        snprintf(job, JOB_ID_MOST, "%s-%d", id, index);
+}
+
+void work_cancel_jobs(struct gateway *gateway, const char *id, int jobs) {
+    char job[JOB_ID_MOST];
+    for (int i = 0; i < jobs; i++) {
+        work_job_id(id, jobs, i, job);
+        gateway->provider->cancel(gateway->provider, job);
+    }
+}
