@@ -256,6 +256,41 @@ static void crosses_blocks(void **state) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) run_everywhere(&shapes[i], 13);
 }
 
+// More than 64 tokens: some instruction sets multiply tokens in another way then.
+static void multiplies_many_tokens(void **state) {
+    const struct shape shapes[] = {
+        {2, 50, 70, {33, 200}, DTYPE_F16, DTYPE_F32, DTYPE_BF16, EPILOGUE_STORE, true, true, false, true},
+        {1, 97, 64, {30, 3, 46}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_ADD, false, false, false, true},
+        {1,
+         100,
+         1600,
+         {40, 25},
+         DTYPE_BF16,
+         DTYPE_BF16,
+         DTYPE_F32,
+         EPILOGUE_GATED_ADD,
+         true,
+         true,
+         true,
+         true},
+        {1,
+         80,
+         64,
+         {300, 20},
+         DTYPE_BF16,
+         DTYPE_BF16,
+         DTYPE_BF16,
+         EPILOGUE_GATED_SILU,
+         true,
+         true,
+         true,
+         true},
+        {5, 430, 32, {20}, DTYPE_BF16, DTYPE_BF16, DTYPE_BF16, EPILOGUE_STORE, true, false, false, false},
+        {1, 66, 3100, {272}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_STORE, false, false, false, false},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) run_everywhere(&shapes[i], 11);
+}
+
 static void applies_epilogues(void **state) {
     const struct shape shapes[] = {
         {1, 21, 40, {50}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_ADD, true, false, false, true},
@@ -327,8 +362,9 @@ static void keeps_a_failure(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stores_odd_sizes),       cmocka_unit_test(crosses_blocks),
-        cmocka_unit_test(applies_epilogues),      cmocka_unit_test(adds_side_branches),
-        cmocka_unit_test(multiplies_single_rows), cmocka_unit_test(keeps_a_failure),
+        cmocka_unit_test(multiplies_many_tokens), cmocka_unit_test(applies_epilogues),
+        cmocka_unit_test(adds_side_branches),     cmocka_unit_test(multiplies_single_rows),
+        cmocka_unit_test(keeps_a_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,8 @@
     .pack_rows_f32 = gemm_pack_rows_f32_##isa, .pack_columns_f32 = gemm_pack_columns_f32_##isa,              \
     .transpose = gemm_transpose_##isa, .row_products = gemm_row_products_##isa,                              \
     .scale_row = gemm_scale_row_##isa, .bias_row = gemm_bias_row_##isa, .store_row = gemm_store_row_##isa,   \
-    .add_row = gemm_add_row_##isa, .gated_silu_row = gemm_gated_silu_row_##isa
+    .multiply_row = gemm_multiply_row_##isa, .add_row = gemm_add_row_##isa,                                  \
+    .gated_silu_row = gemm_gated_silu_row_##isa
 
 #define GEMM_BF16_SIDE                                                                                       \
     .has_bf16 = true, .convert_bf16 = gemm_convert_bf16_avx512bf16,                                          \
@@ -26,6 +27,7 @@ static const struct gemm_kernels tables[CPU_ISA_COUNT] = {
                   .softmax_row = gemm_softmax_row_avx2,
                   .scale_row = gemm_scale_row_avx2,
                   .bias_row = gemm_bias_row_plain,
+                  .multiply_row = gemm_multiply_row_plain,
                   .store_row = gemm_store_row_avx2,
                   .add_row = gemm_add_row_plain,
                   .gated_silu_row = gemm_gated_silu_row_avx2},
@@ -38,6 +40,7 @@ static const struct gemm_kernels tables[CPU_ISA_COUNT] = {
                  GEMM_F32_SIDE(avx512),
                  GEMM_BF16_SIDE,
                  .product_bf16 = gemm_product_bf16_amx,
+                 .product_tiles = gemm_product_tiles_amx,
                  .softmax_shift = gemm_softmax_shift_avx512,
                  .probabilities = gemm_probabilities_amx},
 #endif

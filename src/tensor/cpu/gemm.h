@@ -57,10 +57,29 @@ enum {
 
 typedef void gemm_function(const struct gemm_product *product);
 
+// A product whose rows were packed, too: into tiles of 16 rows and 32 depths, [rows / 16][depth / 32][16][32] in bf16.
+// Only whole pairs of tiles and of panels, padded with zeros where rows or columns end.
+struct gemm_tiles {
+    const uint16_t *rows, *panels;
+    int64_t row_count, panel_count, depth; // multiples of 32, 2, 32
+    int64_t row_stride;                    // values between 16 rows and the next 16
+    int64_t panel_stride;                  // values between panels
+    float *c;
+    int64_t c_stride;
+    bool accumulate;
+    // Advice, NULL where there is none: what the next product will have for rows and c where it multiplies with the same
+    // panels; and rows of memory, written soon, as many as the product has.
+    const uint16_t *next_rows;
+    const float *next_c;
+    const void *written;
+    int64_t written_bytes, written_stride; // of a row; bytes
+};
+
 struct gemm_kernels {
     const char *name;
     bool has_bf16; // whether product_bf16 is there; without it bf16 is computed in rounded f32 elements
     gemm_function *product_f32, *product_bf16;
+    void (*product_tiles)(const struct gemm_tiles *product); // NULL where tiles are no faster than rows
 
     // Converts [count] values of a stored type (F32, F16, BF16; one row) to elements; with [round] f32 elements are
     // rounded to bf16. `from` need not be aligned.
@@ -109,6 +128,7 @@ struct gemm_kernels {
 
     // Epilogues of one row of [count] outputs: r is the product, scaled and biased already.
     void (*bias_row)(float *r, const float *bias, int64_t count);               // r += bias
+    void (*multiply_row)(float *r, const float *factors, int64_t count);        // r *= factors
     void (*store_row)(const float *r, int64_t count, enum dtype type, void *y); // y = r
     void (*add_row)(const float *r, const float *gate, int64_t count,
                     float *y); // y += gate * r; gate NULL: 1

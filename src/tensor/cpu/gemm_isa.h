@@ -16,6 +16,7 @@
     float gemm_softmax_row_##isa(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);      \
     void gemm_scale_row_##isa(float *, int64_t, float);                                                      \
     void gemm_bias_row_##isa(float *, const float *, int64_t);                                               \
+    void gemm_multiply_row_##isa(float *, const float *, int64_t);                                           \
     void gemm_store_row_##isa(const float *, int64_t, enum dtype, void *);                                   \
     void gemm_add_row_##isa(const float *, const float *, int64_t, float *);                                 \
     void gemm_gated_silu_row_##isa(const float *, const float *, int64_t, enum dtype, void *)
@@ -42,6 +43,7 @@ void gemm_pack_columns_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, 
 float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);
 
 void gemm_product_bf16_amx(const struct gemm_product *);
+void gemm_product_tiles_amx(const struct gemm_tiles *);
 bool gemm_probabilities_amx(const struct gemm_product *, float, struct softmax *, uint16_t *, int64_t);
 
 #endif

@@ -124,6 +124,10 @@ void gemm_bias_row_plain(float *r, const float *bias, int64_t count) {
     for (int64_t i = 0; i < count; i++) r[i] += bias[i];
 }
 
+void gemm_multiply_row_plain(float *r, const float *factors, int64_t count) {
+    for (int64_t i = 0; i < count; i++) r[i] *= factors[i];
+}
+
 void gemm_store_row_plain(const float *r, int64_t count, enum dtype type, void *y) {
     if (type == DTYPE_F32) memcpy(y, r, (size_t)count * sizeof *r);
     for (int64_t i = 0; i < count && type == DTYPE_BF16; i++) ((uint16_t *)y)[i] = f32_to_bf16(r[i]);

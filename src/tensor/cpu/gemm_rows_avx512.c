@@ -114,9 +114,21 @@ void gemm_bias_row_avx512(float *r, const float *bias, int64_t count) {
     }
 }
 
+void gemm_multiply_row_avx512(float *r, const float *factors, int64_t count) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const __mmask16 mask = lanes_left(count - i);
+        _mm512_mask_storeu_ps(
+            r + i, mask,
+            _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, r + i), _mm512_maskz_loadu_ps(mask, factors + i)));
+    }
+}
+
 static inline void store(__m512 value, enum dtype type, void *y, int64_t i, __mmask16 mask) {
     if (type == DTYPE_F32)
         _mm512_mask_storeu_ps((float *)y + i, mask, value);
+    else if (mask == 0xffff) // a masked store that narrows takes several times as long
+        _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)y + i),
+                            _mm512_cvtepi32_epi16(round_bf16_512(value)));
     else
         _mm512_mask_cvtepi32_storeu_epi16((uint16_t *)y + i, mask, round_bf16_512(value));
 }
