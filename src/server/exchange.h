@@ -207,6 +207,8 @@ enum MHD_Result serve_openapi(struct exchange *exchange);
 bool guard_check(struct exchange *exchange);
 // Who asks, and whether they may use the route. False with exchange->error set.
 bool guard_admit(struct exchange *exchange);
+// Whether this server does without keys for now.
+bool guard_keyless(const struct server *server);
 // Writes "http://host:port" as the client named it (or public_url).
 void exchange_base_url(struct exchange *exchange, char *url, size_t size);
 // The value of a request's header, NULL: none.

@@ -48,7 +48,7 @@ static bool has_keys(const struct server *server) {
 }
 
 // Whether this server does without keys for now.
-static bool is_keyless(const struct server *server) {
+bool guard_keyless(const struct server *server) {
     return !server->auth_required && !has_keys(server);
 }
 
@@ -95,7 +95,7 @@ static bool check_origin(struct exchange *exchange, const char *host, bool keyle
 bool guard_check(struct exchange *exchange) {
     const struct server *server = exchange->server;
     const char *host = exchange_header(exchange, "Host");
-    bool keyless = is_keyless(server);
+    bool keyless = guard_keyless(server);
     find_client(exchange);
     if (host && !is_host(host))
         return api_error_set(&exchange->error, API_INVALID_REQUEST, "", "Host: malformed");
@@ -189,7 +189,7 @@ bool guard_admit(struct exchange *exchange) {
     address_write(&exchange->client, principal->client);
     if (access == ACCESS_OPEN || (access == ACCESS_METRICS && (server->metrics_open || exchange->local)))
         return true;
-    principal->keyless = is_keyless(server);
+    principal->keyless = guard_keyless(server);
     if (principal->keyless) {
         principal->key.requests_per_minute = server->keyless_per_minute;
         snprintf(principal->project, sizeof principal->project, "default");

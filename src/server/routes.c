@@ -24,6 +24,7 @@ const struct route ROUTES[] = {
     {"/healthz", NULL, BASE_ROOT, METHOD_GET, ACCESS_OPEN, serve_health, 0, 0},
     {"/readyz", NULL, BASE_ROOT, METHOD_GET, ACCESS_OPEN, serve_ready, 0, 0},
     {"/metrics", NULL, BASE_ROOT, METHOD_GET, ACCESS_METRICS, serve_metrics, 0, 0},
+    {"/openapi.json", NULL, BASE_ROOT, METHOD_GET, ACCESS_OPEN, serve_openapi, 0, 0},
 };
 const int ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES;
 
@@ -79,10 +80,16 @@ enum MHD_Result serve_images(struct exchange *exchange) {
 // ---------------------------------------------------------------------------------------------------------- models
 
 enum MHD_Result serve_models(struct exchange *exchange) {
-    struct buffer body = {0};
-    const char *id = *exchange->target ? exchange->target : NULL;
-    if (gateway_models_body(exchange->server->gateway, id, &body, &exchange->error))
-        return respond_json(exchange, 200, &body);
-    buffer_free(&body);
-    return respond_error(exchange, &exchange->error);
+    const struct catalog *catalog = exchange->server->catalog;
+    bool schema;
+    if (!exchange_flag(exchange, "schema", &schema)) return respond_error(exchange, &exchange->error);
+    if (!*exchange->target) return respond_object(exchange, 200, catalog_models_json(catalog));
+    struct error error = {0};
+    const struct model_card *card = catalog_look_up(catalog, exchange->target, &error);
+    if (!card) {
+        api_error_from(&exchange->error, &error);
+        return respond_error(exchange, &exchange->error);
+    }
+    return respond_object(exchange, 200,
+                          schema ? catalog_schema_json(catalog, card) : catalog_model_json(catalog, card));
 }
