@@ -276,9 +276,7 @@ static bool turn(struct server *server, int wait_most) {
 static bool is_busy(const struct server *server) {
     for (const struct exchange *exchange = server->first; exchange; exchange = exchange->next)
         if (exchange->state != EXCHANGE_READING) return true;
-    struct queue_state state;
-    gateway_state(server->gateway, &state); // what runs without a client: asynchronous requests
-    return state.running > 0 || state.waiting > 0;
+    return gateway_in_work(server->gateway) > 0; // also what runs without a client
 }
 
 // Takes the signal in, so that the next one is seen.
@@ -293,8 +291,9 @@ bool server_run(struct server *server, struct error *error) {
     while (turn(server, 1000)) continue;
     read_signal(server);
     notify_manager("STOPPING=1\nSTATUS=finishing what runs");
-    log_info(server->log, "stopping: what is in work is finished; a second signal ends it at once");
+    log_info(server->log, "stopping: what runs is finished; a second signal ends it at once");
     server->stopping = true;
+    gateway_drain(server->gateway);
     MHD_socket socket = MHD_quiesce_daemon(server->daemon);
     if (socket != MHD_INVALID_SOCKET) close(socket);
     server->listen_fd = -1;
