@@ -1,6 +1,7 @@
 // limn serve: the OpenAI Images API over the local engine. Relies on server, catalog, store.
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/state.h"
 #include "server/server.h"
 
 #include <errno.h>
@@ -195,27 +196,6 @@ static int read_arguments(struct serve_options *options, int count, char **argum
 }
 
 // ----------------------------------------------------------------------------------------------------------- folders
-
-static char *state_folder(struct error *error) {
-    const char *home = getenv("XDG_STATE_HOME");
-    char *path = NULL, *inner = NULL;
-    if (home && *home == '/') {
-        path = path_join(home, "limn");
-    } else {
-        home = getenv("HOME");
-        if (!home || *home != '/') {
-            error_set(error, ERROR_INPUT, "neither XDG_STATE_HOME nor HOME names a folder for limn's state");
-            return NULL;
-        }
-        inner = path_join(home, ".local/state");
-        path = inner ? path_join(inner, "limn") : NULL;
-        free(inner);
-    }
-    if (!path) error_set(error, ERROR_MEMORY, "no memory for a path");
-    if (path && folder_make(path, error)) return path;
-    free(path);
-    return NULL;
-}
 
 // A spool folder that no other server uses: "spool-<k>", held by a lock on the file beside it.
 static bool take_spool(struct serve_options *options, struct error *error) {

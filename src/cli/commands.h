@@ -13,6 +13,7 @@ struct command {
 int command_generate(int count, char **arguments); // also `limn edit`
 int command_serve(int count, char **arguments);
 int command_config(int count, char **arguments);
+int command_key(int count, char **arguments);
 int command_worker(int count, char **arguments);
 int command_inspect(int count, char **arguments);
 int command_bench(int count, char **arguments);

@@ -12,6 +12,7 @@ static const struct command commands[] = {
     {"edit", "make a picture from a prompt and up to four reference images", command_generate},
     {"serve", "serve the model as the OpenAI Images API", command_serve},
     {"config", "check and show the configuration and the model cards", command_config},
+    {"key", "make, list and revoke API keys", command_key},
     {"inspect", "show what a weight file or a model folder holds", command_inspect},
     {"bench", "measure this machine on the model's shapes", command_bench},
     {"worker", NULL, command_worker},

@@ -51,8 +51,7 @@ static bool take(const char **text, char c) {
     return true;
 }
 
-// "2026-11-23", "2026-11-23T01:02:03[.123456][Z|+01:00]", or whole unix seconds. Without a zone it is UTC.
-static bool read_time(const char *text, int64_t *micros) {
+bool query_read_time(const char *text, int64_t *micros) {
     size_t length = strlen(text);
     if (length && length <= 11 && strspn(text, "0123456789") == length) {
         *micros = strtoll(text, NULL, 10) * 1000000;
@@ -97,7 +96,7 @@ static bool read_time(const char *text, int64_t *micros) {
 }
 
 static bool set_time(int64_t *micros, const char *name, const char *value, struct error *error) {
-    return read_time(value, micros) ||
+    return query_read_time(value, micros) ||
            error_set_field(error, ERROR_INPUT, name,
                            "%s: expected a time as 2026-11-23T01:02:03Z, a day or unix seconds", name);
 }

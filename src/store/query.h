@@ -19,6 +19,10 @@ struct query_scope {
     char key_id[16];
 };
 
+// "2026-11-23", "2026-11-23T01:02:03[.123456][Z|+01:00]" (without a zone it is UTC), or whole unix seconds; *micros is since
+// 1970 UTC. False for anything else.
+bool query_read_time(const char *text, int64_t *micros);
+
 // GET /v1/requests. Start from query_requests_init, then hand it each parameter of the query string.
 struct query_requests {
     struct query_scope scope;
