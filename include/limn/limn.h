@@ -75,6 +75,9 @@ struct limn_options {
     int threads; // 0: one a processor
     enum limn_compute compute;
     const char *isa; // NULL: the best; else a name of limn_isa_names()
+    // Bytes for what prompts and reference images were encoded to, kept for later requests that have the same ones. Results do
+    // not depend on it. 0: nothing is kept.
+    size_t cache_bytes;
 };
 
 void limn_options_init(struct limn_options *options);
@@ -178,9 +181,11 @@ struct limn_result {
     uint64_t seed; // of the first picture
     int width, height, steps;
     float guidance;
-    bool tiled;           // memory left no other way, or it was asked for
-    int text_tokens;      // of the prompt in its template, padding not counted
-    int reference_tokens; // of all reference images
+    bool tiled;            // memory left no other way, or it was asked for
+    int text_tokens;       // of the prompt in its template, padding not counted
+    int reference_tokens;  // of all reference images
+    bool text_cached;      // the prompt's encoding came from the cache
+    int references_cached; // so many of the references' did
     double text_seconds, reference_seconds, step_seconds, decode_seconds; // in all
 };
 

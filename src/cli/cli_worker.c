@@ -14,7 +14,8 @@
 
 static const char HELP[] =
     "limn worker - draw for a server (started by `limn serve`, not by hand)\n\n"
-    "usage: limn worker --model DIR --spool DIR [--threads N] [--isa NAME] [--compute auto|f32|bf16]\n\n"
+    "usage: limn worker --model DIR --spool DIR [--threads N] [--isa NAME] [--compute auto|f32|bf16]\n"
+    "       [--cache-megabytes N]\n\n"
     "Speaks the queue's messages on file descriptor 3 and ends when that closes.\n";
 
 static int wrong(const char *what) {
@@ -36,13 +37,10 @@ static bool read_compute(const char *name, enum limn_compute *compute) {
 
 int command_worker(int count, char **arguments) {
     static const struct option known[] = {
-        {"model", required_argument, NULL, 'm'},
-        {"spool", required_argument, NULL, 's'},
-        {"threads", required_argument, NULL, 't'},
-        {"isa", required_argument, NULL, 'i'},
-        {"compute", required_argument, NULL, 'c'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
+        {"model", required_argument, NULL, 'm'},   {"spool", required_argument, NULL, 's'},
+        {"threads", required_argument, NULL, 't'}, {"isa", required_argument, NULL, 'i'},
+        {"compute", required_argument, NULL, 'c'}, {"cache-megabytes", required_argument, NULL, 'C'},
+        {"help", no_argument, NULL, 'h'},          {0},
     };
     const char *form = getenv("LIMN_LOG_FORMAT");
     struct log log = {LOG_INFO, "worker", form && !strcmp(form, "json")};
@@ -50,7 +48,7 @@ int command_worker(int count, char **arguments) {
     limn_options_init(&options.engine);
     for (int letter; (letter = getopt_long(count, arguments, "h", known, NULL)) != -1;) {
         char *end;
-        long threads;
+        long number;
         switch (letter) {
         case 'm':
             options.model_folder = optarg;
@@ -60,9 +58,9 @@ int command_worker(int count, char **arguments) {
             break;
         case 't':
             errno = 0;
-            threads = strtol(optarg, &end, 10);
-            if (errno || *end || threads < 0 || threads > 256) return wrong("--threads: expected 0 to 256");
-            options.engine.threads = (int)threads;
+            number = strtol(optarg, &end, 10);
+            if (errno || *end || number < 0 || number > 256) return wrong("--threads: expected 0 to 256");
+            options.engine.threads = (int)number;
             break;
         case 'i':
             options.engine.isa = optarg;
@@ -70,6 +68,13 @@ int command_worker(int count, char **arguments) {
         case 'c':
             if (!read_compute(optarg, &options.engine.compute))
                 return wrong("--compute: expected auto, f32 or bf16");
+            break;
+        case 'C':
+            errno = 0;
+            number = strtol(optarg, &end, 10);
+            if (errno || *end || number < 0 || number > 1 << 20)
+                return wrong("--cache-megabytes: expected 0 to 1048576");
+            options.engine.cache_bytes = (size_t)number << 20;
             break;
         case 'h':
             fputs(HELP, stdout);

@@ -78,6 +78,7 @@ static bool open_parts(struct pipeline *pipeline, const char *folder, const stru
     if (!pipeline->encoder) return false;
     pipeline->autoencoder = autoencoder_open(folder, pipeline->device, pipeline->compute, error);
     if (!pipeline->autoencoder) return false;
+    pipeline->encodings = encodings_open(options->cache_bytes);
     pipeline->text_parameters = count_parameters(folder, "text_encoder");
     workspace_trim(pipeline->device);
     return check_parts(pipeline, folder, error);
@@ -100,6 +101,7 @@ struct pipeline *pipeline_open(const char *folder, const struct limn_options *op
 
 void pipeline_close(struct pipeline *pipeline) {
     if (!pipeline) return;
+    encodings_close(pipeline->encodings);
     autoencoder_close(pipeline->autoencoder);
     prompt_encoder_close(pipeline->encoder);
     transformer_close(pipeline->transformer);

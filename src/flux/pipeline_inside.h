@@ -3,6 +3,7 @@
 #define LIMN_FLUX_PIPELINE_INSIDE_H
 
 #include "flux/autoencoder.h"
+#include "flux/encodings.h"
 #include "flux/pipeline.h"
 
 struct pipeline {
@@ -13,6 +14,7 @@ struct pipeline {
     struct transformer *transformer;
     struct prompt_encoder *encoder;
     struct autoencoder *autoencoder;
+    struct encodings *encodings; // of prompts and references; NULL is fine
     int64_t text_parameters;
 };
 

@@ -88,21 +88,48 @@ static bool check_finite(const float *data, int64_t count, const char *part, str
 
 // --------------------------------------------------------------------------------------------------------------- text
 
-// The padding stands on the left.
-static bool count_tokens(struct run *run, struct error *error) {
+// The ids of the prompt in its template, [text_length] of them in fresh memory; the padding stands on the left.
+static int32_t *make_tokens(struct run *run, struct error *error) {
     const struct prompt_encoder *encoder = run->pipeline->encoder;
     int64_t length = run->pipeline->settings.text_length, pads = 0;
     int32_t *ids = malloc((size_t)length * sizeof *ids);
-    if (!ids) return error_set(error, ERROR_MEMORY, "not enough memory for the tokens of a prompt");
-    bool good = prompt_encoder_tokens(encoder, run->request.prompt, ids, error);
-    if (good) {
-        int32_t pad = tokenizer_find(prompt_encoder_tokenizer(encoder), "<pad>");
-        while (pads < length && ids[pads] == pad) pads++;
-        run->result->text_tokens = (int)(length - pads);
-        see(run, "tokens", DTYPE_I32, 1, &length, ids);
+    if (!ids) {
+        error_set(error, ERROR_MEMORY, "not enough memory for the tokens of a prompt");
+        return NULL;
     }
-    free(ids);
-    return good;
+    if (!prompt_encoder_tokens(encoder, run->request.prompt, ids, error)) {
+        free(ids);
+        return NULL;
+    }
+    int32_t pad = tokenizer_find(prompt_encoder_tokenizer(encoder), "<pad>");
+    while (pads < length && ids[pads] == pad) pads++;
+    run->result->text_tokens = (int)(length - pads);
+    see(run, "tokens", DTYPE_I32, 1, &length, ids);
+    return ids;
+}
+
+// Computes the embeddings, or takes them from the cache: they depend on the ids alone. All pads have one row, which is kept once.
+static bool embed(struct run *run, const int32_t *ids, const int64_t shape[2], struct error *error) {
+    struct pipeline *pipeline = run->pipeline;
+    int64_t length = shape[0], width = shape[1], pads = length - run->result->text_tokens;
+    int64_t first = pads > 0 ? pads - 1 : 0; // the row from which on they differ
+    size_t count = (size_t)((length - first) * width);
+    const int64_t numbers[] = {length, width, (int64_t)pipeline->compute};
+    struct encodings_key key = encodings_key("prompt", numbers, 3, ids, (size_t)length * sizeof *ids);
+    const float *kept = encodings_find(pipeline->encodings, &key, count);
+    run->result->text_cached = kept;
+    if (!kept) {
+        if (!prompt_encoder_run(pipeline->encoder, run->request.prompt, pipeline->compute, on_part, run,
+                                run->embeddings, error) ||
+            !check_finite(run->embeddings, length * width, "text_encoder", error))
+            return false;
+        encodings_keep(pipeline->encodings, &key, run->embeddings + first * width, count);
+        return true;
+    }
+    memcpy(run->embeddings + first * width, kept, count * sizeof *kept);
+    for (int64_t i = 0; i < first; i++)
+        memcpy(run->embeddings + i * width, kept, (size_t)width * sizeof *kept);
+    return true;
 }
 
 static bool encode_text(struct run *run, struct error *error) {
@@ -110,19 +137,39 @@ static bool encode_text(struct run *run, struct error *error) {
     int64_t shape[2] = {pipeline->settings.text_length, transformer_shape(pipeline->transformer)->context};
     double began = clock_seconds();
     run->embeddings = values(shape[0] * shape[1], error);
-    if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error) || !count_tokens(run, error) ||
-        !prompt_encoder_run(pipeline->encoder, run->request.prompt, pipeline->compute, on_part, run,
-                            run->embeddings, error) ||
-        !check_finite(run->embeddings, shape[0] * shape[1], "text_encoder", error))
-        return false;
+    if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error)) return false;
+    int32_t *ids = make_tokens(run, error);
+    bool good = ids && embed(run, ids, shape, error);
+    free(ids);
+    if (!good) return false;
     see(run, "prompt_embeds", DTYPE_F32, 2, shape, run->embeddings);
-    prompt_encoder_release_pages(pipeline->encoder);
+    if (!run->result->text_cached) prompt_encoder_release_pages(pipeline->encoder);
     workspace_trim(pipeline->device);
     run->result->text_seconds = clock_seconds() - began;
     return true;
 }
 
 // --------------------------------------------------------------------------------------------------------- references
+
+// Encodes a prepared picture, or takes what it was encoded to from the cache: that depends on its pixels alone.
+static bool encode_prepared(struct run *run, const struct image *image, int64_t count, float *tokens,
+                            struct error *error) {
+    struct pipeline *pipeline = run->pipeline;
+    const int64_t numbers[] = {image->width, image->height, (int64_t)pipeline->compute};
+    struct encodings_key key = encodings_key("reference", numbers, 3, image->pixels,
+                                             (size_t)image->width * (size_t)image->height * 3);
+    const float *kept = encodings_find(pipeline->encodings, &key, (size_t)count);
+    if (kept) {
+        memcpy(tokens, kept, (size_t)count * sizeof *kept);
+        run->result->references_cached++;
+        return true;
+    }
+    if (!autoencoder_encode(pipeline->autoencoder, image, on_part, run, tokens, error) ||
+        !check_finite(tokens, count, "vae", error))
+        return false;
+    encodings_keep(pipeline->encodings, &key, tokens, (size_t)count);
+    return true;
+}
 
 static bool encode_reference(struct run *run, int index, float *tokens, struct error *error) {
     const struct limn_image *from = &run->request.references[index];
@@ -134,8 +181,8 @@ static bool encode_reference(struct run *run, int index, float *tokens, struct e
     if (!reference_prepare(field, &image, pipeline->settings.reference_area,
                            autoencoder_shape(pipeline->autoencoder)->pixels_per_token, &prepared, error))
         return false;
-    bool good = autoencoder_encode(pipeline->autoencoder, &prepared, on_part, run, tokens, error) &&
-                check_finite(tokens, token_grid_tokens(&run->grids[1 + index]) * run->channels, "vae", error);
+    bool good = encode_prepared(run, &prepared, token_grid_tokens(&run->grids[1 + index]) * run->channels,
+                                tokens, error);
     if (good && run->observer) {
         snprintf(name, sizeof name, "reference_%d", index);
         see(run, name, DTYPE_U8, 3, (int64_t[]){prepared.height, prepared.width, 3}, prepared.pixels);
@@ -200,6 +247,11 @@ static bool decode(struct run *run, const float *latents, struct image *image, s
     if (!image_alloc(image, request->width, request->height, error)) return false;
     int tile = pipeline_tile(pipeline->autoencoder, request->width, request->height, request->tiling,
                              memory_available());
+    if (tile && !request->tiling && encodings_bytes(pipeline->encodings) > 0) {
+        encodings_clear(pipeline->encodings); // what is kept must not be why the picture is another one
+        tile =
+            pipeline_tile(pipeline->autoencoder, request->width, request->height, false, memory_available());
+    }
     bool good = autoencoder_decode(pipeline->autoencoder, latents, request->width, request->height, tile,
                                    on_part, run, NULL, run->pixels, error) &&
                 check_finite(run->pixels, (int64_t)3 * request->width * request->height, "vae", error);

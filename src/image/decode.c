@@ -27,7 +27,8 @@ bool image_library_start(const char *program, struct error *error) {
     static const char *const needed[] = {
         "VipsForeignLoadPngBuffer",   "VipsForeignLoadJpegBuffer", "VipsForeignLoadWebpBuffer",
         "VipsForeignLoadNsgifBuffer", "VipsForeignLoadHeifBuffer", "VipsForeignSavePngBuffer",
-        "VipsForeignSaveJpegBuffer",  "VipsForeignSaveWebpBuffer",
+        "VipsForeignSaveJpegBuffer",  "VipsForeignSaveWebpBuffer", "VipsForeignSaveCgifBuffer",
+        "VipsForeignSaveHeifBuffer",
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) vips_operation_block_set(needed[i], FALSE);
     return true;
@@ -184,28 +185,91 @@ static bool check_size(const char *name, int64_t width, int64_t height, int64_t 
     return true;
 }
 
+// Opens what the header says it is, and holds its size against the limits.
+static VipsImage *open_checked(const char *name, const void *data, size_t size, int64_t pixels_most,
+                               struct image_header *header, struct error *error) {
+    struct error cause = {0};
+    if (pixels_most <= 0) pixels_most = PIXELS_MOST;
+    if (!image_read_header(data, size, header, &cause)) {
+        error_set(error, cause.kind, "%s: %s", name, cause.message);
+        return NULL;
+    }
+    if (!check_size(name, header->width, header->height, pixels_most, error)) return NULL;
+    VipsImage *in = open_loader(header->format, data, size);
+    if (!in) {
+        vips_failed(name, header->format, error);
+        return NULL;
+    }
+    // The size is asked again: a file may have a header for limn and another one for the loader.
+    if (check_size(name, vips_image_get_width(in), vips_image_get_height(in), pixels_most, error)) return in;
+    g_object_unref(in);
+    return NULL;
+}
+
 bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most,
                   bool apply_orientation, struct image *image, struct error *error) {
     *image = (struct image){0};
-    if (pixels_most <= 0) pixels_most = PIXELS_MOST;
     struct image_header header;
-    struct error cause = {0};
-    if (!image_read_header(data, size, &header, &cause))
-        return error_set(error, cause.kind, "%s: %s", name, cause.message);
-    if (!check_size(name, header.width, header.height, pixels_most, error)) return false;
-    VipsImage *in = open_loader(header.format, data, size);
-    if (!in) return vips_failed(name, header.format, error);
+    VipsImage *in = open_checked(name, data, size, pixels_most, &header, error);
+    if (!in) return false;
     int width = vips_image_get_width(in), height = vips_image_get_height(in);
     int orientation = apply_orientation ? vips_image_get_orientation(in) : 1;
     struct row_kind kind;
-    // The size is asked again: a file may have a header for limn and another one for the loader.
-    bool good = check_size(name, width, height, pixels_most, error) &&
-                row_kind_of(in, data, size, header.format, name, &kind, error) &&
+    bool good = row_kind_of(in, data, size, header.format, name, &kind, error) &&
                 (image_alloc(image, width, height, error) || error_prefix(error, "%s", name)) &&
                 (read_rows(in, &kind, image) || vips_failed(name, header.format, error)) &&
                 make_upright(image, orientation, error);
     g_object_unref(in);
     vips_error_clear();
     if (!good) image_free(image);
+    return good;
+}
+
+void image_alpha_free(struct image_alpha *alpha) {
+    if (!alpha) return;
+    free(alpha->values);
+    *alpha = (struct image_alpha){0};
+}
+
+static bool read_alpha(VipsImage *in, const struct row_kind *kind, struct image_alpha *alpha) {
+    VipsRegion *region = vips_region_new(in);
+    bool good = region != NULL;
+    size_t bands = (size_t)kind->bands;
+    for (int y = 0; good && y < alpha->height; y += STRIP_ROWS) {
+        int rows = alpha->height - y < STRIP_ROWS ? alpha->height - y : STRIP_ROWS;
+        VipsRect rect = {0, y, alpha->width, rows};
+        good = vips_region_prepare(region, &rect) == 0;
+        for (int i = 0; good && i < rows; i++) {
+            const void *row = VIPS_REGION_ADDR(region, 0, y + i);
+            uint8_t *to = alpha->values + (size_t)(y + i) * (size_t)alpha->width;
+            for (size_t x = 0; x < (size_t)alpha->width; x++)
+                to[x] = sample(row, x * bands + bands - 1, kind);
+        }
+    }
+    if (region) g_object_unref(region);
+    return good;
+}
+
+bool image_decode_alpha(const char *name, const void *data, size_t size, int64_t pixels_most,
+                        struct image_alpha *alpha, struct error *error) {
+    *alpha = (struct image_alpha){0};
+    struct image_header header;
+    VipsImage *in = open_checked(name, data, size, pixels_most, &header, error);
+    if (!in) return false;
+    struct row_kind kind;
+    bool good = row_kind_of(in, data, size, header.format, name, &kind, error);
+    if (good && (kind.cmyk || (kind.bands != 2 && kind.bands != 4)))
+        good = error_set(error, ERROR_INPUT,
+                         "%s: the picture has no alpha channel, expected transparent pixels in it", name);
+    kind.clip = false;
+    if (good) {
+        *alpha = (struct image_alpha){vips_image_get_width(in), vips_image_get_height(in), NULL};
+        alpha->values = malloc((size_t)alpha->width * (size_t)alpha->height);
+        good = alpha->values || error_set(error, ERROR_MEMORY, "%s: no memory for its pixels", name);
+    }
+    good = good && (read_alpha(in, &kind, alpha) || vips_failed(name, header.format, error));
+    g_object_unref(in);
+    vips_error_clear();
+    if (!good) image_alpha_free(alpha);
     return good;
 }

@@ -41,6 +41,23 @@ void image_library_stop(void);
 bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most,
                   bool apply_orientation, struct image *image, struct error *error);
 
+// One byte a pixel, rows top-down: 0 is transparent, 255 opaque. values is owned (image_alpha_free).
+struct image_alpha {
+    int width, height;
+    uint8_t *values;
+};
+void image_alpha_free(struct image_alpha *alpha); // {0} again
+
+// The alpha channel of a PNG, WebP, GIF or AVIF, the high byte of 16 bits; limits and errors as for image_decode. A picture
+// without an alpha channel is an error.
+bool image_decode_alpha(const char *name, const void *data, size_t size, int64_t pixels_most,
+                        struct image_alpha *alpha, struct error *error);
+
+// Finds the plain background of a picture: what is connected to its edge and has the colour that most of the edge has, up to
+// small differences. [alpha] is fresh: 0 there, 255 elsewhere, between at the border. False and an empty [alpha] where less
+// than three quarters of the edge have one colour; an error only when memory is gone.
+bool image_cut_background(const struct image *image, struct image_alpha *alpha, struct error *error);
+
 struct image_metadata {
     const char *software; // EXIF Software: the mark of a generated picture, "AI generated;flux2"
     const char *make;     // EXIF Make
@@ -48,12 +65,20 @@ struct image_metadata {
 };
 
 struct image_encode_options {
-    enum image_format format; // PNG, JPEG, WEBP (GIF and AVIF where libvips has them)
-    int quality; // 0 to 100: JPEG and WebP quality, PNG compression effort scaled; -1 takes 95 (PNG: 6)
+    enum image_format format;
+    // 0 to 100: JPEG, WebP and AVIF quality; for PNG the compression effort, for GIF the number of colours, 4 to 256. -1 takes
+    // 95 (PNG: effort 6 of 9; GIF: 256 colours).
+    int quality;
+    const uint8_t *alpha; // width * height values; NULL: opaque. Not with JPEG
     struct image_metadata metadata;
 };
 
-// Encodes into [out] (appended). The comment becomes EXIF ImageDescription, and in PNG a text chunk besides.
+// Whether the installed libvips writes [format] (GIF and AVIF depend on what it was built with): a small picture is tried. Else
+// an ERROR_UNSUPPORTED that says so, with the field "output_format".
+bool image_can_encode(enum image_format format, struct error *error);
+
+// Encodes into [out] (appended). The comment becomes EXIF ImageDescription, and in PNG a text chunk besides; GIF has no EXIF and
+// gets all fields as a comment block.
 bool image_encode(const struct image *image, const struct image_encode_options *options, struct buffer *out,
                   struct error *error);
 

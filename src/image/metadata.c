@@ -1,4 +1,4 @@
-// EXIF and text blocks, written by hand into the three containers: libvips would take them through libexif, which adds
+// EXIF, text and comment blocks, written by hand into the containers: libvips would take them through libexif, which adds
 // fields of its own. Relies on metadata.h.
 #include "image/metadata.h"
 
@@ -52,6 +52,14 @@ static bool build_exif(const struct image_metadata *metadata, struct buffer *out
     return good;
 }
 
+bool metadata_given(const struct image_metadata *metadata) {
+    return given(metadata->comment) || given(metadata->make) || given(metadata->software);
+}
+
+bool metadata_exif(const struct image_metadata *metadata, struct buffer *out) {
+    return buffer_add(out, "Exif\0\0", 6) && build_exif(metadata, out);
+}
+
 // The checksum of PNG chunks (PNG, annex D).
 static uint32_t crc32_png(uint32_t crc, const void *data, size_t size) {
     const uint8_t *bytes = data;
@@ -93,38 +101,60 @@ static bool insert_jpeg(const uint8_t *file, size_t size, const struct buffer *e
            buffer_add(out, exif->data, exif->length) && buffer_add(out, file + head, size - head);
 }
 
-// RFC 9649: a file with EXIF begins with a VP8X chunk (flags, then the sides less one), the picture's chunk follows, then
-// EXIF. The file is put together anew, because libvips writes an EXIF chunk of its own into some.
-static bool insert_webp(const uint8_t *file, size_t size, const struct image *image,
+// RFC 9649: a file with EXIF begins with a VP8X chunk (flags, then the sides less one); the alpha chunk, the picture's and EXIF
+// follow. The file is put together anew, because libvips writes an EXIF chunk of its own into some.
+static bool insert_webp(const uint8_t *file, size_t size, const struct image *image, bool has_alpha,
                         const struct buffer *exif, struct buffer *out) {
-    enum { HAS_EXIF = 0x08 };
-    for (size_t at = 12; at + 8 <= size;) {
+    enum { HAS_EXIF = 0x08, HAS_ALPHA = 0x10 };
+    struct buffer chunks = {0};
+    bool good = size >= 12, found = false;
+    for (size_t at = 12; good && !found && at + 8 <= size;) {
         size_t length = (size_t)file[at + 4] | (size_t)file[at + 5] << 8 | (size_t)file[at + 6] << 16 |
                         (size_t)file[at + 7] << 24;
         size_t chunk = 8 + length + (length & 1);
-        if (chunk > size - at) return false;
-        if (!memcmp(file + at, "VP8 ", 4) || !memcmp(file + at, "VP8L", 4)) {
-            size_t padded = exif->length + (exif->length & 1);
-            return buffer_add(out, "RIFF", 4) &&
-                   add_number(out, (uint32_t)(4 + 18 + chunk + 8 + padded), 4, false) &&
-                   buffer_add(out, "WEBPVP8X", 8) && add_number(out, 10, 4, false) &&
-                   add_number(out, HAS_EXIF, 4, false) &&
-                   add_number(out, (uint32_t)image->width - 1, 3, false) &&
-                   add_number(out, (uint32_t)image->height - 1, 3, false) &&
-                   buffer_add(out, file + at, chunk) && buffer_add(out, "EXIF", 4) &&
-                   add_number(out, (uint32_t)exif->length, 4, false) &&
-                   buffer_add(out, exif->data, exif->length) &&
-                   (padded == exif->length || buffer_add(out, "", 1));
-        }
+        good = chunk <= size - at;
+        if (!good) break;
+        found = !memcmp(file + at, "VP8 ", 4) || !memcmp(file + at, "VP8L", 4);
+        if (found || !memcmp(file + at, "ALPH", 4)) good = buffer_add(&chunks, file + at, chunk);
         at += chunk;
     }
-    return false;
+    size_t padded = exif->length + (exif->length & 1);
+    good = good && found && buffer_add(out, "RIFF", 4) &&
+           add_number(out, (uint32_t)(4 + 18 + chunks.length + 8 + padded), 4, false) &&
+           buffer_add(out, "WEBPVP8X", 8) && add_number(out, 10, 4, false) &&
+           add_number(out, has_alpha ? HAS_EXIF | HAS_ALPHA : HAS_EXIF, 4, false) &&
+           add_number(out, (uint32_t)image->width - 1, 3, false) &&
+           add_number(out, (uint32_t)image->height - 1, 3, false) &&
+           buffer_add(out, chunks.data, chunks.length) && buffer_add(out, "EXIF", 4) &&
+           add_number(out, (uint32_t)exif->length, 4, false) && buffer_add(out, exif->data, exif->length) &&
+           (padded == exif->length || buffer_add(out, "", 1));
+    buffer_free(&chunks);
+    return good;
+}
+
+// GIF89a, section 24: a comment extension, in pieces of at most 255 bytes; behind the screen descriptor and its colour table.
+static bool insert_gif(const uint8_t *file, size_t size, const struct image_metadata *metadata,
+                       struct buffer *out) {
+    if (size < 13) return false;
+    size_t head = 13 + (file[10] & 0x80 ? (size_t)3 << ((file[10] & 7) + 1) : 0);
+    const char *const lines[] = {metadata->software, metadata->make, metadata->comment};
+    struct buffer text = {0};
+    bool good = head <= size && buffer_add(out, file, head) && buffer_add(out, "\x21\xfe", 2);
+    for (size_t i = 0; good && i < sizeof lines / sizeof *lines; i++)
+        if (given(lines[i])) good = buffer_printf(&text, "%s%s", text.length ? "\n" : "", lines[i]);
+    for (size_t at = 0; good && at < text.length;) {
+        size_t piece = text.length - at < 255 ? text.length - at : 255;
+        good = add_number(out, (uint32_t)piece, 1, false) && buffer_add(out, text.data + at, piece);
+        at += piece;
+    }
+    buffer_free(&text);
+    return good && buffer_add(out, "", 1) && buffer_add(out, file + head, size - head);
 }
 
 bool metadata_insert(enum image_format format, const void *file, size_t size, const struct image *image,
-                     const struct image_metadata *metadata, struct buffer *out, struct error *error) {
-    bool any = given(metadata->comment) || given(metadata->make) || given(metadata->software);
-    if (!any)
+                     bool has_alpha, const struct image_metadata *metadata, struct buffer *out,
+                     struct error *error) {
+    if (!metadata_given(metadata))
         return buffer_add(out, file, size) ||
                error_set(error, ERROR_MEMORY, "no memory for the picture's file");
     struct buffer exif = {0};
@@ -139,7 +169,10 @@ bool metadata_insert(enum image_format format, const void *file, size_t size, co
             good = insert_jpeg(file, size, &exif, out);
             break;
         case IMAGE_WEBP:
-            good = insert_webp(file, size, image, &exif, out);
+            good = insert_webp(file, size, image, has_alpha, &exif, out);
+            break;
+        case IMAGE_GIF:
+            good = insert_gif(file, size, metadata, out);
             break;
         default:
             good = false;

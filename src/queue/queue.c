@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define DELIVERIES_MOST 3
+#define CACHE_MEGABYTES 256
 
 struct job {
     struct job *next;
@@ -38,7 +39,7 @@ enum worker_state { WORKER_NONE, WORKER_STARTING, WORKER_READY };
 
 struct queue {
     char *program, *model_folder, *spool_folder, *isa, *compute;
-    char threads[16];
+    char threads[16], cache[16];
     int depth;
     double lease_seconds, stall_seconds, cancel_seconds;
     const struct log *log;
@@ -276,10 +277,10 @@ static void set_ready(struct queue *queue, bool ready) {
 }
 
 static void start_worker(struct queue *queue) {
-    const char *arguments[16] = {queue->program,      "worker",      "--model",
-                                 queue->model_folder, "--spool",     queue->spool_folder,
-                                 "--threads",         queue->threads};
-    int count = 8;
+    const char *arguments[16] = {
+        queue->program,      "worker",    "--model",      queue->model_folder, "--spool",
+        queue->spool_folder, "--threads", queue->threads, "--cache-megabytes", queue->cache};
+    int count = 10;
     if (queue->isa) arguments[count++] = "--isa", arguments[count++] = queue->isa;
     if (queue->compute) arguments[count++] = "--compute", arguments[count++] = queue->compute;
     struct error error = {0};
@@ -710,6 +711,8 @@ struct queue *queue_open(const struct queue_options *options, queue_listener *li
     queue->isa = options->isa ? strdup(options->isa) : NULL;
     queue->compute = options->compute ? strdup(options->compute) : NULL;
     snprintf(queue->threads, sizeof queue->threads, "%d", options->threads);
+    int cache = options->cache_megabytes;
+    snprintf(queue->cache, sizeof queue->cache, "%d", cache < 0 ? 0 : cache > 0 ? cache : CACHE_MEGABYTES);
     queue->depth = options->depth;
     queue->lease_seconds = or_default(options->lease_seconds, 15);
     queue->stall_seconds = or_default(options->stall_seconds, 900);

@@ -30,6 +30,7 @@ struct queue_options {
     const char *spool_folder;
     int threads;               // of the worker, 0: all
     const char *isa, *compute; // NULL: automatic
+    int cache_megabytes; // of the worker, for encodings of prompts and references; 0: 256, negative: none
     int depth; // jobs that may wait beside the running one; one more is refused with ERROR_UNAVAILABLE
     double
         lease_seconds; // without a heartbeat for so long a worker counts as hung (it beats every second); 0: 15

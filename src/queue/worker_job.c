@@ -5,6 +5,7 @@
 #include "image/image.h"
 #include "queue/names.h"
 #include "queue/queue.h"
+#include "queue/worker_mask.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +27,10 @@ struct job_work {
     float sigmas_f32[QUEUE_SIGMAS_MOST];
     int preview_steps[QUEUE_PREVIEWS_MOST];
     int deliver_width, deliver_height; // 0: as rendered
-    const char *format_name;
+    struct mask mask;
+    enum image_format format;
     int quality;
+    bool transparent;
     struct limn_model_info info;
     double last_progress; // when the last one was sent
     int last_stage, last_step, last_image;
@@ -76,6 +79,58 @@ static bool read_references(struct job_work *work, struct json_place place, stru
     return true;
 }
 
+// The picture is to stand where its first reference stands, to the pixel, so that what the mask keeps fits: the reference is
+// brought to the delivered size and padded to the rendered one, which the engine then leaves as it is (as far as its limit on
+// a reference's area lets it).
+static bool align_reference(struct job_work *work, struct error *error) {
+    struct limn_request *request = &work->request;
+    struct image padded;
+    if (!mask_pad(&work->mask, request->width, request->height, &padded, error)) return false;
+    image_free(&work->references[0]);
+    work->references[0] = padded;
+    work->borrowed[0] = (struct limn_image){padded.width, padded.height, padded.pixels};
+    return true;
+}
+
+// Sides that nobody has chosen are the first reference's.
+static void choose_sides(struct job_work *work) {
+    struct limn_request *request = &work->request;
+    int multiple = work->info.side_multiple;
+    int *rendered[2] = {&request->width, &request->height};
+    int *delivered[2] = {&work->deliver_width, &work->deliver_height};
+    const int from[2] = {work->references[0].width, work->references[0].height};
+    for (int i = 0; i < 2; i++) {
+        int side = *delivered[i] > 0 ? *delivered[i] : *rendered[i] > 0 ? *rendered[i] : from[i];
+        if (side > LIMN_SIDE_MOST / multiple * multiple) side = LIMN_SIDE_MOST / multiple * multiple;
+        if (*rendered[i] < side) *rendered[i] = side;
+        *rendered[i] = (*rendered[i] + multiple - 1) / multiple * multiple;
+        *delivered[i] = side;
+    }
+}
+
+static bool read_mask(struct job_work *work, struct json_place place, struct error *error) {
+    const char *name = NULL;
+    char *data;
+    size_t size;
+    if (!json_get_string(place, "mask", JSON_OPTIONAL, &name, error)) return false;
+    if (!name) return true;
+    if (work->request.reference_count == 0)
+        return error_set_field(error, ERROR_INPUT, "mask", "a mask without an image that it could belong to");
+    if (!read_spool_file(work, name, REFERENCE_BYTES_MOST, &data, &size, error)) return false;
+    struct image_alpha alpha;
+    struct error cause = {0};
+    bool good = image_decode_alpha("mask", data, size, 0, &alpha, &cause) ||
+                error_set_field(error, cause.kind, "mask", "%s", cause.message);
+    free(data);
+    if (!good) return false;
+    choose_sides(work);
+    good = mask_make(&alpha, &work->references[0], work->deliver_width, work->deliver_height, &work->mask,
+                     error) &&
+           align_reference(work, error);
+    image_alpha_free(&alpha);
+    return good;
+}
+
 static bool read_prompt(struct job_work *work, struct json_place place, struct error *error) {
     const char *file = NULL;
     size_t size;
@@ -103,6 +158,22 @@ static void place_previews(struct job_work *work, int wanted, int default_steps)
     request->preview_count = count;
 }
 
+// What the pictures are written as; found out before anything is drawn.
+static bool read_output(struct job_work *work, struct json_place place, struct error *error) {
+    const char *name = "";
+    if (!json_get_string(place, "output_format", JSON_REQUIRED, &name, error) ||
+        !read_int(place, "output_quality", -1, 100, &work->quality, error) ||
+        !json_get_bool(place, "transparent", JSON_OPTIONAL, &work->transparent, error))
+        return false;
+    work->format = image_format_from_name(name);
+    if (work->format == IMAGE_JPEG && work->transparent)
+        return error_set_field(
+            error, ERROR_INPUT, "background",
+            "a jpeg picture has no transparent background, expected png, webp, gif or avif");
+    bool always = work->format == IMAGE_PNG || work->format == IMAGE_JPEG || work->format == IMAGE_WEBP;
+    return always || image_can_encode(work->format, error);
+}
+
 static bool read_job(struct job_work *work, struct json_place place, struct error *error) {
     struct limn_request *request = &work->request;
     limn_request_init(request);
@@ -121,8 +192,6 @@ static bool read_job(struct job_work *work, struct json_place place, struct erro
         !json_get_number(place, "guidance", JSON_REQUIRED, -1e6, 1e6, &guidance, error) ||
         !json_get_numbers(place, "sigmas", JSON_OPTIONAL, 0, 1, work->sigmas, QUEUE_SIGMAS_MOST,
                           &request->sigma_count, error) ||
-        !json_get_string(place, "output_format", JSON_REQUIRED, &work->format_name, error) ||
-        !read_int(place, "output_quality", -1, 100, &work->quality, error) ||
         !read_int(place, "preview_count", 0, QUEUE_PREVIEWS_MOST, &previews, error))
         return false;
     request->seed = (uint64_t)seed;
@@ -130,7 +199,8 @@ static bool read_job(struct job_work *work, struct json_place place, struct erro
     for (int i = 0; i < request->sigma_count; i++) work->sigmas_f32[i] = (float)work->sigmas[i];
     if (request->sigma_count) request->sigmas = work->sigmas_f32;
     place_previews(work, previews, work->info.default_steps);
-    return read_prompt(work, place, error) && read_references(work, place, error);
+    return read_output(work, place, error) && read_prompt(work, place, error) &&
+           read_references(work, place, error) && read_mask(work, place, error);
 }
 
 // Cuts [width] x [height] out of the middle, in place.
@@ -144,21 +214,32 @@ static void crop(struct limn_image *image, int width, int height) {
     image->height = height;
 }
 
-// Encodes a picture into the spool folder, as "<job>-<attempt>-<tag>.<format>".
-static bool write_picture(struct job_work *work, const struct limn_image *picture, const char *tag,
-                          const char *comment, char *name, size_t name_size, struct error *error) {
+// Brings a picture to what is delivered and encodes it into the spool folder, as "<job>-<attempt>-<tag>.<format>".
+// *transparent: whether its background was cut away.
+static bool write_picture(struct job_work *work, struct limn_image *picture, const char *tag,
+                          const char *comment, char name[NAME_FILE_MOST], bool *transparent,
+                          struct error *error) {
+    crop(picture, work->deliver_width, work->deliver_height);
     struct image image = {picture->width, picture->height, picture->pixels};
-    struct image_encode_options options = {.format = image_format_from_name(work->format_name),
+    struct image_alpha alpha = {0};
+    struct error cause = {0};
+    if (work->mask.keep) mask_apply(&work->mask, &image);
+    *transparent = work->transparent && image_cut_background(&image, &alpha, &cause);
+    if (cause.kind != ERROR_NONE) return error_set(error, cause.kind, "%s", cause.message);
+    struct image_encode_options options = {.format = work->format,
                                            .quality = work->quality,
+                                           .alpha = alpha.values,
                                            .metadata = {work->info.software, work->info.make, comment}};
     struct buffer out = {0};
-    snprintf(name, name_size, "%s-%lld-%s.%s", work->id, (long long)work->attempt, tag, work->format_name);
+    snprintf(name, NAME_FILE_MOST, "%s-%lld-%s.%s", work->id, (long long)work->attempt, tag,
+             image_format_name(work->format));
     char *path = path_join(worker_options_of(work->worker)->spool_folder, name);
     bool good = path || error_set(error, ERROR_MEMORY, "no memory for a path");
     good =
         good && image_encode(&image, &options, &out, error) && file_write(path, out.data, out.length, error);
     free(path);
     buffer_free(&out);
+    image_alpha_free(&alpha);
     return good;
 }
 
@@ -187,8 +268,8 @@ static void send_preview(struct job_work *work, const struct limn_progress *prog
     copy.pixels = malloc(size);
     if (!copy.pixels) return; // a preview is no reason to fail
     memcpy(copy.pixels, progress->preview->pixels, size);
-    crop(&copy, work->deliver_width, work->deliver_height);
-    if (write_picture(work, &copy, tag, NULL, name, sizeof name, &error)) {
+    bool transparent;
+    if (write_picture(work, &copy, tag, NULL, name, &transparent, &error)) {
         json_t *message = worker_message(work->worker);
         json_t *more =
             json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "file", name, "image", progress->image, "step",
@@ -234,14 +315,14 @@ static bool send_pictures(struct job_work *work, struct limn_result *result, str
                  limn_version(), work->info.name, (unsigned long long)seed, result->steps,
                  (double)result->guidance, result->width, result->height);
         struct limn_image *image = &result->images[i];
-        crop(image, work->deliver_width, work->deliver_height);
+        bool transparent;
         if (worker_cancelled(work->worker))
             return error_set(error, ERROR_CANCELLED, "the request was cancelled");
-        if (!write_picture(work, image, tag, comment, name, sizeof name, error)) return false;
+        if (!write_picture(work, image, tag, comment, name, &transparent, error)) return false;
         json_t *message = worker_message(work->worker);
-        json_t *more =
-            json_pack("{s:s, s:i, s:i, s:i, s:i, s:I}", "file", name, "image", i, "images", result->count,
-                      "width", image->width, "height", image->height, "seed", (json_int_t)seed);
+        json_t *more = json_pack("{s:s, s:i, s:i, s:i, s:i, s:I, s:b}", "file", name, "image", i, "images",
+                                 result->count, "width", image->width, "height", image->height, "seed",
+                                 (json_int_t)seed, "transparent", transparent);
         json_object_update(message, more);
         json_decref(more);
         worker_send(work->worker, "image", message);
@@ -281,6 +362,7 @@ bool worker_job(struct worker *worker, struct limn_model *model, const json_t *j
     }
     limn_result_free(result);
     for (int i = 0; i < QUEUE_REFERENCES_MOST; i++) image_free(&work->references[i]);
+    mask_free(&work->mask);
     free(work->prompt);
     free(work);
     return good;

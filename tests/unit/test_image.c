@@ -211,21 +211,20 @@ static void test_encode(void **state) {
     static const struct {
         enum image_format format;
         int quality, tolerance;
-    } cases[] = {{IMAGE_PNG, -1, 0},
-                 {IMAGE_PNG, 100, 0},
-                 {IMAGE_JPEG, 95, 16},
-                 {IMAGE_JPEG, 0, 255},
-                 {IMAGE_WEBP, 100, 24}};
+    } cases[] = {{IMAGE_PNG, -1, 0},   {IMAGE_PNG, 100, 0},   {IMAGE_JPEG, 95, 16},
+                 {IMAGE_JPEG, 0, 255}, {IMAGE_WEBP, 100, 24}, {IMAGE_GIF, -1, 64},
+                 {IMAGE_GIF, 100, 64}, {IMAGE_AVIF, -1, 16},  {IMAGE_AVIF, 0, 255}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_true(image_can_encode(cases[i].format, &error));
         struct image_encode_options options = {.format = cases[i].format, .quality = cases[i].quality};
         struct buffer plain = {0}, marked = {0};
         assert_true(image_encode(&image, &options, &plain, &error));
         assert_false(holds(&plain, "flux2", 5));
         options.metadata = (struct image_metadata){"AI generated;flux2", "Maker", "model m, seed 42"};
         assert_true(image_encode(&image, &options, &marked, &error));
-        assert_true(holds(&marked, "II*\0", 4));
-        assert_true(holds(&marked, "AI generated;flux2", 19));
-        assert_true(holds(&marked, "Maker", 6));
+        assert_true(cases[i].format == IMAGE_GIF || holds(&marked, "II*\0", 4)); // EXIF
+        assert_true(holds(&marked, "AI generated;flux2", 18));
+        assert_true(holds(&marked, "Maker", 5));
         assert_true(holds(&marked, "model m, seed 42", 16));
         struct image_header header;
         assert_true(image_read_header(marked.data, marked.length, &header, &error));
@@ -240,11 +239,163 @@ static void test_encode(void **state) {
         buffer_free(&marked);
     }
     struct buffer out = {0};
-    struct image_encode_options gif = {.format = IMAGE_GIF, .quality = -1};
-    assert_false(image_encode(&image, &gif, &out, &error));
-    assert_non_null(strstr(error.message, "png, jpeg or webp"));
+    struct image_encode_options unknown = {.format = IMAGE_UNKNOWN, .quality = -1};
+    assert_false(image_encode(&image, &unknown, &out, &error));
+    assert_non_null(strstr(error.message, "png, jpeg, webp, gif or avif"));
+    error_clear(&error);
+    assert_false(image_can_encode(IMAGE_UNKNOWN, &error));
+    assert_string_equal(error.field, "output_format");
     buffer_free(&out);
     image_free(&image);
+}
+
+// The level of compression has an effect on the size of the file.
+static void test_quality(void **state) {
+    struct image image;
+    struct error error = {0};
+    assert_true(image_alloc(&image, 160, 120, &error));
+    uint32_t seed = 1;
+    for (int k = 0; k < 160 * 120 * 3; k++) {
+        seed = seed * 1664525 + 1013904223;
+        image.pixels[k] = (uint8_t)(k % 160 + (seed >> 27));
+    }
+    static const enum image_format formats[] = {IMAGE_JPEG, IMAGE_WEBP, IMAGE_GIF, IMAGE_AVIF};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        size_t before = 0;
+        for (int quality = 0; quality <= 100; quality += 50) {
+            struct image_encode_options options = {.format = formats[i], .quality = quality};
+            struct buffer out = {0};
+            assert_true(image_encode(&image, &options, &out, &error));
+            if (out.length <= before)
+                fail_msg("%s: %zu bytes at %d, %zu below it", image_format_name(formats[i]), out.length,
+                         quality, before);
+            before = out.length;
+            buffer_free(&out);
+        }
+    }
+    image_free(&image);
+}
+
+static void test_transparent(void **state) {
+    struct image image, back;
+    struct image_alpha alpha;
+    struct error error = {0};
+    assert_true(image_alloc(&image, 40, 30, &error));
+    uint8_t *values = malloc(40 * 30);
+    assert_non_null(values);
+    for (int k = 0; k < 40 * 30; k++) {
+        values[k] = k % 40 < 20 ? 0 : 255;
+        memset(image.pixels + 3 * k, 90, 3);
+    }
+    static const enum image_format formats[] = {IMAGE_PNG, IMAGE_WEBP, IMAGE_GIF, IMAGE_AVIF};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        struct image_encode_options options = {.format = formats[i],
+                                               .quality = -1,
+                                               .alpha = values,
+                                               .metadata = {"AI generated;x", NULL, "seed 1"}};
+        struct buffer out = {0};
+        assert_true(image_encode(&image, &options, &out, &error));
+        assert_true(holds(&out, "AI generated;x", 14));
+        assert_true(holds(&out, "seed 1", 6));
+        assert_true(image_decode_alpha("x", out.data, out.length, 0, &alpha, &error));
+        assert_int_equal(alpha.width * 1000 + alpha.height, 40030);
+        assert_memory_equal(alpha.values, values, 40 * 30);
+        image_alpha_free(&alpha);
+        assert_true(
+            image_decode("x", out.data, out.length, 0, false, &back, &error)); // and it is a good file
+        image_free(&back);
+        // Without its transparency it is opaque.
+        options.alpha = NULL;
+        buffer_free(&out);
+        assert_true(image_encode(&image, &options, &out, &error));
+        struct error cause = {0};
+        if (formats[i] != IMAGE_GIF) { // whose palette may have a transparent colour nobody uses
+            assert_false(image_decode_alpha("mask", out.data, out.length, 0, &alpha, &cause));
+            assert_non_null(strstr(cause.message, "mask: the picture has no alpha channel"));
+        }
+        buffer_free(&out);
+    }
+    struct image_encode_options jpeg = {.format = IMAGE_JPEG, .alpha = values};
+    struct buffer out = {0};
+    assert_false(image_encode(&image, &jpeg, &out, &error));
+    assert_non_null(strstr(error.message, "jpeg"));
+    buffer_free(&out);
+    free(values);
+    image_free(&image);
+}
+
+static void test_alpha_of_files(void **state) {
+    static const char *const with[] = {"rgba16.png", "rgba.png"};
+    static const char *const without[] = {"rgb.png", "rgb.jpg", "cmyk.jpg", "lossy.webp"};
+    for (size_t i = 0; i < sizeof with / sizeof *with; i++) {
+        char path[512];
+        snprintf(path, sizeof path, FIXTURES "%s", with[i]);
+        if (!file_exists(path)) continue;
+        size_t size;
+        char *data = read_fixture(with[i], &size);
+        struct image_alpha alpha;
+        struct error error = {0};
+        if (!image_decode_alpha("x", data, size, 0, &alpha, &error)) fail_msg("%s", error.message);
+        assert_int_equal(alpha.width * 100 + alpha.height, 1913);
+        image_alpha_free(&alpha);
+        for (size_t part = 0; part < 10; part++) {
+            struct error cause = {0};
+            assert_false(image_decode_alpha("x", data, size * part / 10, 0, &alpha, &cause));
+            assert_null(alpha.values);
+        }
+        struct error cause = {0};
+        assert_false(image_decode_alpha("x", data, size, 100, &alpha, &cause));
+        assert_non_null(strstr(cause.message, "megapixels"));
+        free(data);
+    }
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++) {
+        size_t size;
+        char *data = read_fixture(without[i], &size);
+        struct image_alpha alpha;
+        struct error error = {0};
+        assert_false(image_decode_alpha("x", data, size, 0, &alpha, &error));
+        assert_non_null(strstr(error.message, "alpha channel"));
+        free(data);
+    }
+}
+
+// A disc on a plain ground with a hole in it, and a line that keeps the hole's inside from the edge.
+static void test_cut_background(void **state) {
+    struct image image;
+    struct image_alpha alpha;
+    struct error error = {0};
+    enum { SIDE = 64 };
+    assert_true(image_alloc(&image, SIDE, SIDE, &error));
+    for (int y = 0; y < SIDE; y++)
+        for (int x = 0; x < SIDE; x++) {
+            int r = (x - 32) * (x - 32) + (y - 32) * (y - 32);
+            uint8_t *p = image.pixels + (y * SIDE + x) * 3;
+            p[0] = p[1] = p[2] = (uint8_t)(240 + (x + y) % 5);
+            if (r < 400 && r > 100) p[0] = 200, p[1] = 20, p[2] = 30;
+        }
+    assert_true(image_cut_background(&image, &alpha, &error));
+    assert_int_equal(alpha.values[0], 0);
+    assert_int_equal(alpha.values[SIDE * SIDE - 1], 0);
+    assert_int_equal(alpha.values[32 * SIDE + 17], 255); // the ring
+    assert_int_equal(alpha.values[32 * SIDE + 32], 255); // the hole is not connected to the edge
+    image_alpha_free(&alpha);
+    // Half of the edge has another colour: that is no background.
+    for (int y = 0; y < SIDE; y++)
+        for (int x = 0; x < SIDE / 2; x++) memset(image.pixels + (y * SIDE + x) * 3, 10, 3);
+    assert_false(image_cut_background(&image, &alpha, &error));
+    assert_int_equal(error.kind, ERROR_NONE);
+    assert_null(alpha.values);
+    image_free(&image);
+    static const int sizes[][2] = {{1, 1}, {1, 7}, {7, 1}, {2, 2}, {3, 5}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int w = sizes[i][0], h = sizes[i][1];
+        assert_true(image_alloc(&image, w, h, &error));
+        memset(image.pixels, 77, (size_t)(w * h * 3));
+        assert_true(image_cut_background(&image, &alpha, &error));
+        for (int k = 0; k < w * h; k++) assert_int_equal(alpha.values[k], 0);
+        image_alpha_free(&alpha);
+        image_free(&image);
+    }
 }
 
 static void test_one_pixel(void **state) {
@@ -278,9 +429,12 @@ int main(void) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_as_pillow), cmocka_unit_test(test_headers), cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_truncated), cmocka_unit_test(test_flipped), cmocka_unit_test(test_encode),
-        cmocka_unit_test(test_one_pixel), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_as_pillow),      cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_bad_files),      cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_flipped),        cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_quality),        cmocka_unit_test(test_transparent),
+        cmocka_unit_test(test_alpha_of_files), cmocka_unit_test(test_cut_background),
+        cmocka_unit_test(test_one_pixel),      cmocka_unit_test(test_names),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     image_library_stop();

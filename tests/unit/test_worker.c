@@ -229,6 +229,147 @@ static void test_references(void **state) {
     buffer_free(&png);
 }
 
+// A picture of waves as a PNG of the spool, with alpha 255 left of [split] and 0 from there on; split below 0: no alpha.
+static void write_waves(struct bench *bench, const char *name, int width, int height, int split,
+                        struct image *image) {
+    struct error error = {0};
+    struct buffer png = {0};
+    assert_true(image_alloc(image, width, height, &error));
+    uint8_t *alpha = malloc((size_t)(width * height));
+    assert_non_null(alpha);
+    for (int i = 0; i < width * height; i++) {
+        alpha[i] = i % width < split ? 255 : 0;
+        for (int c = 0; c < 3; c++)
+            image->pixels[3 * i + c] = (uint8_t)(i % width * 3 + i / width * 2 + c * 40);
+    }
+    struct image_encode_options options = {
+        .format = IMAGE_PNG, .quality = -1, .alpha = split < 0 ? NULL : alpha};
+    assert_true(image_encode(image, &options, &png, &error));
+    write_spool(bench, name, png.data, png.length);
+    free(alpha);
+    buffer_free(&png);
+}
+
+// What the mask keeps comes back to the byte, what it gives free is drawn anew.
+static void test_mask(void **state) {
+    struct bench *bench = *state;
+    static const int sizes[][4] = {{96, 80, 0, 0}, {96, 80, 96, 80}, {70, 90, 70, 90}};
+    for (int i = 0; i < 3; i++) {
+        int w = sizes[i][0], h = sizes[i][1], split = w / 2;
+        struct image waves, same, made;
+        char id[24];
+        snprintf(id, sizeof id, "job-mask-%d", i);
+        write_waves(bench, "job-mask-ref", w, h, -1, &waves);
+        write_waves(bench, "job-mask-mask", w, h, split, &same);
+        struct queue_job job = job_of(id, "make it blue");
+        job.reference_files[0] = "job-mask-ref", job.reference_count = 1, job.mask_file = "job-mask-mask";
+        job.steps = 1, job.preview_count = 1, job.steps = 2;
+        job.width = (sizes[i][2] + 15) / 16 * 16, job.height = (sizes[i][3] + 15) / 16 * 16;
+        job.deliver_width = sizes[i][2], job.deliver_height = sizes[i][3];
+        bench->previews = bench->images = 0;
+        run(bench, &job);
+        must_be_done(bench);
+        assert_int_equal(bench->previews, 1);
+        const struct picture *both[] = {&bench->preview[0], &bench->pictures[0]};
+        for (int k = 0; k < 2; k++) {
+            int changed = 0;
+            take(bench, both[k], &made);
+            assert_int_equal(made.width * 1000 + made.height, w * 1000 + h);
+            for (int y = 0; y < h; y++) {
+                const uint8_t *a = made.pixels + y * w * 3, *b = waves.pixels + y * w * 3;
+                assert_memory_equal(a, b, (size_t)split * 3);
+                for (int x = split * 3; x < w * 3; x++) changed += a[x] != b[x];
+            }
+            assert_true(changed > (w - split) * h); // a third of the values, at least
+            image_free(&made);
+        }
+        image_free(&waves);
+        image_free(&same);
+        remove_spool(bench, "job-mask-ref");
+        remove_spool(bench, "job-mask-mask");
+    }
+}
+
+static void test_bad_masks(void **state) {
+    struct bench *bench = *state;
+    struct image waves, other;
+    write_waves(bench, "job-mask-ref", 96, 80, -1, &waves);
+    write_waves(bench, "job-mask-small", 96, 64, 10, &other);
+    write_spool(bench, "job-mask-junk", "hello", 5);
+    static const struct {
+        const char *mask, *part;
+    } cases[] = {{"job-mask-ref", "no alpha channel"},
+                 {"job-mask-small", "96x64 pixels, expected the first image's 96x80"},
+                 {"job-mask-junk", "not a picture"}};
+    for (int i = 0; i < 3; i++) {
+        char id[24];
+        snprintf(id, sizeof id, "job-bad-%d", i);
+        struct queue_job job = job_of(id, "make it blue");
+        job.reference_files[0] = "job-mask-ref", job.reference_count = 1, job.mask_file = cases[i].mask;
+        run(bench, &job);
+        assert_int_equal(bench->last.kind, QUEUE_FAILED);
+        assert_int_equal(bench->last.error.kind, ERROR_INPUT);
+        assert_string_equal(bench->last.error.field, "mask");
+        if (!strstr(bench->last.error.message, cases[i].part)) fail_msg("%s", bench->last.error.message);
+    }
+    struct queue_job job = job_of("job-mask-alone", "make it blue");
+    struct error error = {0};
+    job.mask_file = "job-mask-ref";
+    assert_false(queue_submit(bench->queue, &job, &error));
+    assert_string_equal(error.field, "mask");
+    image_free(&waves);
+    image_free(&other);
+    remove_spool(bench, "job-mask-ref");
+    remove_spool(bench, "job-mask-small");
+    remove_spool(bench, "job-mask-junk");
+}
+
+static void test_formats(void **state) {
+    struct bench *bench = *state;
+    static const char *const names[] = {"png", "jpeg", "webp", "gif", "avif"};
+    for (int i = 0; i < 5; i++) {
+        char id[24], path[256], *data;
+        size_t size;
+        struct error error = {0};
+        struct image_header header;
+        snprintf(id, sizeof id, "job-form-%d", i);
+        struct queue_job job = job_of(id, "a");
+        job.width = job.height = 64, job.steps = 2, job.preview_count = 1;
+        job.output_format = names[i], job.output_quality = 80, job.seed = 77;
+        bench->previews = bench->images = 0;
+        run(bench, &job);
+        must_be_done(bench);
+        const struct picture *both[] = {&bench->preview[0], &bench->pictures[0]};
+        for (int k = 0; k < 2; k++) {
+            snprintf(path, sizeof path, "%s/%s", bench->spool, both[k]->file);
+            assert_true(file_read(path, 1 << 24, &data, &size, &error));
+            assert_true(image_read_header(data, size, &header, &error));
+            assert_string_equal(image_format_name(header.format), names[i]);
+            assert_non_null(memmem(data, size, "AI generated", 12));
+            if (k == 1) assert_non_null(memmem(data, size, "seed 77", 7));
+            free(data);
+            unlink(path);
+        }
+    }
+    struct queue_job job = job_of("job-form-x", "a");
+    job.output_format = "tiff";
+    run(bench, &job);
+    assert_string_equal(bench->last.error.field, "output_format");
+    job = job_of("job-form-y", "a");
+    job.output_format = "jpeg", job.transparent = true;
+    run(bench, &job);
+    assert_string_equal(bench->last.error.field, "background");
+    // The picture of a model that knows nothing has no plain background: it stays opaque, and is said to.
+    job = job_of("job-form-z", "a");
+    job.transparent = true, job.steps = 1, job.width = job.height = 64;
+    bench->images = 0;
+    run(bench, &job);
+    must_be_done(bench);
+    struct image made;
+    take(bench, &bench->pictures[0], &made);
+    image_free(&made);
+}
+
 static void test_refusals_leave_the_worker(void **state) {
     struct bench *bench = *state;
     const float rising[] = {0.5f, 2.0f};
@@ -295,6 +436,9 @@ int main(int count, char **arguments) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_pictures_and_previews, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_references, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_mask, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_bad_masks, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_formats, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_refusals_leave_the_worker, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cancel, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_model, set_up_no_model, tear_down),
