@@ -99,10 +99,10 @@ static bool read_release(struct reader *reader, const struct yaml_node *root) {
         strspn(text, "0123456789-") == strlen(text) && sscanf(text, "%4d-%2d%n", &year, &month, &used) == 2;
     if (good && text[used]) good = sscanf(text + used, "-%2d%n", &day, &more) == 1 && !text[used + more];
     struct tm date = {.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day};
-    if (good && year >= 1970 && month >= 1 && month <= 12 && day >= 1 && day <= 31)
-        reader->card->released = (int64_t)timegm(&date);
+    good = good && year >= 1970 && month >= 1 && month <= 12 && day >= 1;
+    if (good) reader->card->released = (int64_t)timegm(&date);
     // A day that the month does not have has become one of the next.
-    if (!good || year < 1970 || date.tm_mon != month - 1 || date.tm_mday != day)
+    if (!good || date.tm_mon != month - 1 || date.tm_mday != day)
         return yaml_fail(node, reader->error, "expected a date such as 2025-12-29 or 2025-12, found %.40s",
                          text);
     return true;
