@@ -268,7 +268,36 @@ def make_image():
     put("image", "text.svg", '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4"/>')
 
 
+def make_yaml():
+    catalog = pathlib.Path(__file__).resolve().parents[2] / "catalog"
+    tree = "a: &x {b: [1, -2.5, 'c', true]}\nd: *x\ne: |\n  text\n  more\nf: ~\n? g\n: h\n"
+    config = ("server: {host: '::1', port: 8080, trusted_proxies: [10.0.0.0/8]}\nmedia: {lifetime: 90m, quota: 2GiB}\n"
+              "local: {prices: {pictogram: {output_megapixel: 0.008}}, models: {a: b}}\naliases: {gpt-image-*: pictogram}\n")
+    put("yaml", "tree", "0" + tree)
+    put("yaml", "bomb", "0" + "".join(f"{k}: &{k} [{', '.join([f'*{chr(ord(k) - 1)}' if k > 'a' else 'x'] * 9)}]\n" for k in "abcdefg"))
+    put("yaml", "deep", "0" + "[" * 60)
+    put("yaml", "self", "0a: &a [*a]\n")
+    put("yaml", "twice", "0a: 1\na: 2\n")
+    put("yaml", "tag", "0a: !!int 1\n---\n")
+    put("yaml", "config", "1\n" + config)
+    put("yaml", "variable", "1LIMN_MEDIA_FOLDER=\"a\\\n" + config)
+    put("yaml", "proxies", "1LIMN_SERVER_TRUSTED_PROXIES=1.2.3.4/8, ::/0\nlog: {level: debug}\n")
+    put("yaml", "unknown", "1\nserver: {prot: 1}\n")
+    for card in ("flux.2-dev-turbo", "pictogram"):
+        put("yaml", card, "2" + (catalog / f"{card}.yaml").read_text())
+    put("yaml", "parameters", "3" + "".join((catalog / "parameters.yaml").read_text().partition("- name: lora")[0]))
+
+
+def make_size():
+    for index, lines in enumerate([["1024x1024"], ["16:9", "", "2K"], ["auto", "2.39:1", "0.25"], ["", "", "", "3000x2000"], ["7:1", "1:1"],
+                                   ["65536x1", "auto", "auto", "1x65536"], ["1K"], ["0x0"], ["999999x999999"], ["", "1:0", "1MP"],
+                                   ["0.000001:999999", "", "0.000001K", "64x64"], ["0.008"]]):
+        put("size", f"case-{index}", "\n".join(lines))
+
+
 def main():
+    make_yaml()
+    make_size()
     make_safetensors()
     make_config()
     make_worker_message()

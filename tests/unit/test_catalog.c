@@ -343,7 +343,7 @@ static void wrong_cards_are_refused_with_the_line(void **state) {
         {"aliases: [pictogram]", ": aliases: pictogram is a name of pictogram already"},
         {"sections: [{name: x}]", ":11: sections[0]: text is missing"},
         {"tags: all", ":11: tags: expected a list, found all"},
-        {"summary: \"a", ":6: "},
+        {"summary: \"a", "/bad.yaml:9: did not find"},
     };
     char text[2000], path[200];
     write_card("bad.yaml", "");
