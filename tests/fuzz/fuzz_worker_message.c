@@ -3,11 +3,21 @@
 // worker around the job.
 #include "fuzz.h"
 
+#include "image/image.h"
 #include "queue/frame.h"
 #include "queue/queue.h"
 #include "queue/worker_job.h"
 
 #include <math.h>
+
+int LLVMFuzzerInitialize(int *count, char ***arguments);
+
+// A job in a format that depends on the library tries it.
+int LLVMFuzzerInitialize(int *count, char ***arguments) {
+    struct error error = {0};
+    promise(image_library_start((*arguments)[0], &error));
+    return 0;
+}
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned int seed);

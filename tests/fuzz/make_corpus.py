@@ -115,6 +115,8 @@ def make_worker_message():
     put("worker_message", "several", frames(job, cancel, {"v": 1, "type": "stop"}, piece=0))
     put("worker_message", "events", frames({"v": 1, "type": "heartbeat", "headway": 3},
                                            {"v": 1, "type": "image", "job": "job-00000001", "attempt": 1, "file": "a.png"}))
+    put("worker_message", "mask", frames({**job, "references": ["job-00000001-ref-0"], "mask": "job-00000001-mask"}))
+    put("worker_message", "transparent", frames({**job, "transparent": True, "output_format": "avif"}))
     put("worker_message", "version", frames({**job, "v": 2}))
     put("worker_message", "no-object", frames(b"[1]"))
     put("worker_message", "ranges", frames({**job, "count": 11, "width": -1, "seed": 2**63 - 1, "guidance": 1e7}))
@@ -293,6 +295,22 @@ def make_size():
                                    ["65536x1", "auto", "auto", "1x65536"], ["1K"], ["0x0"], ["999999x999999"], ["", "1:0", "1MP"],
                                    ["0.000001:999999", "", "0.000001K", "64x64"], ["0.008"]]):
         put("size", f"case-{index}", "\n".join(lines))
+def make_encode():
+    """Format, quality, width, height, fields and alpha; pixels, alpha, and three texts with their lengths in front."""
+    for number, name in enumerate(("png", "jpeg", "webp", "gif", "avif")):
+        for fields in (0, 7, 15):
+            width, height = 9, 5
+            pixels = bytes(x * 7 % 256 for x in range(width * height * (4 if fields & 8 else 3)))
+            texts = b"".join(bytes([n]) + b"AI generated; seed 1 " * n for n in (1, 2, 30))
+            put("encode", f"{name}-{fields}", bytes([number, 81, width - 1, height - 1, fields]) + pixels + texts)
+
+
+def make_mask():
+    put("mask", "same", bytes([19, 14, 0, 0, 0, 0, 0, 3]) + bytes(range(256)))
+    put("mask", "smaller", bytes([31, 24, 0, 0, 7, 9, 0x35, 1]) + b"\0\xff" * 40)
+    put("mask", "larger", bytes([4, 4, 0, 0, 39, 30, 0xff, 1]) + b"\0\0\xff\x80")
+    put("mask", "unequal", bytes([9, 9, 9, 8, 9, 9, 0, 0]) + b"\xff")
+    put("mask", "line", bytes([39, 0, 0, 0, 0, 39, 0x11, 1]) + b"\0\xff\xff")
 
 
 def main():
@@ -306,6 +324,8 @@ def main():
     make_data_uri()
     make_tokenizer()
     make_image()
+    make_encode()
+    make_mask()
 
 
 if __name__ == "__main__":
