@@ -295,6 +295,5 @@ bool catalog_add_folder(struct catalog *catalog, const struct catalog_folder *fo
     card->weights.found = arena_strdup(&card->arena, folder->path);
     card->weights.missing = NULL;
     card->weights.served = true;
-    catalog->has_served = true;
     return card->weights.found || no_memory(error);
 }

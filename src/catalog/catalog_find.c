@@ -70,6 +70,11 @@ static struct model_card *resolve(const struct catalog *catalog, const char *nam
     return other ? resolve(catalog, other, hops - 1, provider) : card;
 }
 
+// Programs written for OpenAI's image models cannot say how the picture is to come and read b64_json.
+static bool is_gpt_image(const char *name) {
+    return !strncmp(name, "gpt-image", 9) || !strncmp(name, "chatgpt-image", 13);
+}
+
 // Says that there is no such model, and which was probably meant: of ids, aliases, names for people and provider's names.
 static void say_unknown(const struct catalog *catalog, const char *name, struct error *error) {
     const struct config_pairs *aliases = &catalog->config->aliases;
@@ -98,7 +103,13 @@ static void say_unknown(const struct catalog *catalog, const char *name, struct 
         best = alias;
         best_distance = near_distance(name, alias);
     }
-    if (best)
+    if (!best && (is_gpt_image(name) || !strncmp(name, "dall-e", 6)))
+        error_set_field(
+            error, ERROR_NOT_FOUND, "model",
+            "Model '%.*s' not found. The owner of this server can give OpenAI's names to a model of its own "
+            "with aliases in limn.yaml",
+            NAME_SHOWN, name);
+    else if (best)
         error_set_field(error, ERROR_NOT_FOUND, "model", "Model '%.*s' not found. Did you mean '%s'?",
                         NAME_SHOWN, name, best);
     else
@@ -119,18 +130,12 @@ const struct model_card *catalog_look_up(const struct catalog *catalog, const ch
 bool catalog_can_serve(const struct catalog *catalog, const struct model_card *card,
                        const struct card_provider *provider) {
     if (strcmp(provider->slug, "local")) return false; // no other is set up
-    return card->weights.found && (card->weights.served || !catalog->has_served);
+    return card->weights.found != NULL;
 }
 
 static enum catalog_result say_not_installed(const struct model_card *card, struct error *error) {
     const struct card_weights *weights = &card->weights;
-    if (weights->found)
-        error_set_field(
-            error, ERROR_NOT_FOUND, "model",
-            "Model '%s' is not the one that this server runs. Its weights are here: start limn with "
-            "--model %s, or set local.model",
-            card->id, weights->found);
-    else if (weights->missing)
+    if (weights->missing)
         error_set_field(error, ERROR_NOT_FOUND, "model", "Model '%s' is not installed: %s. %s", card->id,
                         weights->missing, weights->get ? weights->get : "");
     else
@@ -178,11 +183,6 @@ static enum catalog_result find_provider(const struct catalog *catalog, struct c
     if (local) choose(choice, local, mode);
     if (!local && forced) return say_no_provider(card, forced, error);
     return say_not_installed(card, error);
-}
-
-// Programs written for OpenAI's image models cannot say how the picture is to come and read b64_json.
-static bool is_gpt_image(const char *name) {
-    return !strncmp(name, "gpt-image", 9) || !strncmp(name, "chatgpt-image", 13);
 }
 
 enum catalog_result catalog_find(const struct catalog *catalog, const char *name, enum image_mode mode,

@@ -10,7 +10,6 @@ struct catalog {
     struct card_parameters common;
     struct model_card **cards; // by id, rising
     int count, capacity;
-    bool has_served;           // a folder was added: only served models can be asked for locally
     const char *default_model; // "" or an id
 };
 
