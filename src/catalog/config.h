@@ -95,6 +95,7 @@ struct config {
         int threads; // 0: all
         const char *isa, *compute;
         int64_t cache_bytes; // of prompt and reference encodings
+        int resident;        // models whose workers are up at once
         double start_seconds;
     } local;
     struct {

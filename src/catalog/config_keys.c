@@ -153,7 +153,7 @@ static const struct config_key KEYS[] = {
     {"queue.depth_per_key", CONFIG_INTEGER, AT(queue.depth_per_key), "0", 0, 1000000, NULL, NULL,
      "requests of one key that may wait; 0: no limit of its own"},
     {"queue.time_limit", CONFIG_SECONDS, AT(queue.time_limit_seconds), "30m", 1, 7 * DAY, NULL, NULL,
-     "how long a request may be worked on"},
+     "how long a request may take from its coming to its end, waiting for its turn included"},
     {"queue.lease", CONFIG_SECONDS, AT(queue.lease_seconds), "15s", 2, 3600, NULL, NULL,
      "without a sign of life for so long the worker counts as hung"},
     {"queue.stall", CONFIG_SECONDS, AT(queue.stall_seconds), "15m", 2, 7 * DAY, NULL, NULL,
@@ -180,6 +180,8 @@ static const struct config_key KEYS[] = {
      "type that the engine computes in: auto, f32 or bf16"},
     {"local.cache", CONFIG_BYTES, AT(local.cache_bytes), "256MiB", 0, 1e12, NULL, NULL,
      "most bytes of encoded prompts and references that the worker keeps; 0: none"},
+    {"local.resident", CONFIG_INTEGER, AT(local.resident), "1", 1, 64, NULL, NULL,
+     "models that are open at one time, each in a worker of its own; others wait until one is idle"},
     {"local.start_time", CONFIG_SECONDS, AT(local.start_seconds), "2m", 1, DAY, NULL, NULL,
      "how long opening the model may take"},
 

@@ -272,6 +272,8 @@ static void take_queue(struct queue_options *queue, const struct config *config)
     queue->lease_seconds = config->queue.lease_seconds;
     queue->stall_seconds = config->queue.stall_seconds;
     queue->cancel_seconds = config->queue.cancel_seconds;
+    int64_t megabytes = (config->local.cache_bytes + (1 << 20) - 1) >> 20;
+    queue->cache_megabytes = megabytes < 1 ? -1 : megabytes > 1 << 20 ? 1 << 20 : (int)megabytes;
 }
 
 static bool open_records(struct serve_options *options, struct error *error) {

@@ -91,6 +91,8 @@ static bool open_provider(struct gateway *gateway, const struct gateway_options 
         local.depth = config->queue.depth;
         local.principal_depth = config->queue.depth_per_key;
         local.time_limit = config->queue.time_limit_seconds;
+        local.no_rerun = !config->queue.rerun;
+        local.resident_most = config->local.resident;
         local.queue.lease_seconds = config->queue.lease_seconds;
         local.queue.stall_seconds = config->queue.stall_seconds;
         local.queue.cancel_seconds = config->queue.cancel_seconds;

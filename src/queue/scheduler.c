@@ -51,7 +51,7 @@ struct scheduler {
     struct slot slots[SCHEDULER_MODELS_MOST];
     int slot_count, resident, running, reruns;
     int open_jobs; // taken, and their end not reported yet
-    bool draining, stopping;
+    bool no_rerun, draining, stopping;
     double due; // when the thread wakes by itself; 0: not
 };
 
@@ -135,7 +135,7 @@ static bool may_run_again(const struct scheduler *scheduler, const struct line_j
                           const struct queue_event *event) {
     return (event->failure == QUEUE_FAILURE_WORKER_DIED || event->failure == QUEUE_FAILURE_TIME) &&
            event->error.kind != ERROR_MEMORY && !job->delivered && !job->cancelled && !job->timed_out &&
-           job->runs < RUNS_MOST && !scheduler->draining && !scheduler->stopping;
+           job->runs < RUNS_MOST && !scheduler->no_rerun && !scheduler->draining && !scheduler->stopping;
 }
 
 static void run_again(struct slot *slot, struct line_job *job, const struct queue_event *event) {
@@ -627,6 +627,7 @@ static bool copy_options(struct scheduler *scheduler, const struct scheduler_opt
     scheduler->depth = options->depth;
     scheduler->principal_depth = options->principal_depth;
     scheduler->time_limit = options->time_limit;
+    scheduler->no_rerun = options->no_rerun;
     scheduler->log = queue->log;
     for (int i = 0; i < options->model_count; i++) {
         struct slot *slot = &scheduler->slots[scheduler->slot_count++];

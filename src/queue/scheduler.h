@@ -39,6 +39,7 @@ struct scheduler_options {
     int depth;           // jobs that may wait beside those that run
     int principal_depth; // of one principal; 0: no limit of its own
     double time_limit;   // seconds from submission to the end, for jobs that say none; 0: none
+    bool no_rerun;       // jobs whose worker was lost fail at once
 };
 
 enum scheduler_priority { SCHEDULER_LOW = -1, SCHEDULER_NORMAL = 0, SCHEDULER_HIGH = 1 };

@@ -295,6 +295,8 @@ def make_size():
                                    ["65536x1", "auto", "auto", "1x65536"], ["1K"], ["0x0"], ["999999x999999"], ["", "1:0", "1MP"],
                                    ["0.000001:999999", "", "0.000001K", "64x64"], ["0.008"]]):
         put("size", f"case-{index}", "\n".join(lines))
+
+
 def make_encode():
     """Format, quality, width, height, fields and alpha; pixels, alpha, and three texts with their lengths in front."""
     for number, name in enumerate(("png", "jpeg", "webp", "gif", "avif")):

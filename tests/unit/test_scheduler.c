@@ -549,6 +549,16 @@ static void test_fails_in_the_end(void **state) {
     assert_int_equal(seen->last.error.kind, ERROR_MEMORY);
 }
 
+static void test_no_rerun(void **state) {
+    struct bench *bench = *state;
+    bench->options.no_rerun = true;
+    start(bench);
+    submit_simple(bench, "job-dies", "a", "@crash=steps");
+    wait_for(bench, &bench->ended, 1);
+    assert_int_equal(seen_of(bench, "job-dies")->started, 1);
+    assert_int_equal(seen_of(bench, "job-dies")->last.failure, QUEUE_FAILURE_WORKER_DIED);
+}
+
 static void test_models(void **state) {
     struct bench *bench = *state;
     start(bench);
@@ -726,6 +736,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_runs_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_hung_worker, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_fails_in_the_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_no_rerun, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_models, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_two_residents, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_models_take_turns, set_up, tear_down),
