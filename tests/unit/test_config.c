@@ -1,6 +1,7 @@
 #include "unit.h"
 
 #include "base/buffer.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "catalog/config_keys.h"
 
@@ -262,6 +263,24 @@ static void print_says_where_values_come_from(void **state) {
     buffer_free(&out);
 }
 
+// docs/configuration.md has the table as it is.
+static void the_documentation_is_complete(void **state) {
+    char *text;
+    size_t size;
+    struct error error = {0};
+    int count;
+    const struct config_key *keys = config_keys(&count);
+    assert_ok(file_read(LIMN_SOURCE_DIR "/docs/configuration.md", 1 << 20, &text, &size, &error), error);
+    for (int i = 0; i < count; i++) {
+        char row[600];
+        const char *tick = *keys[i].standard ? "`" : "";
+        snprintf(row, sizeof row, "\n| `%s` | %s%s%s | %s |\n", keys[i].name, tick, keys[i].standard, tick,
+                 keys[i].meaning);
+        assert_contains(text, row);
+    }
+    free(text);
+}
+
 static void a_file_is_found_and_named(void **state) {
     char path[] = "/tmp/limn-config-XXXXXX";
     int file = mkstemp(path);
@@ -295,6 +314,7 @@ int main(void) {
         cmocka_unit_test(keys_must_fit_together),
         cmocka_unit_test(what_is_printed_reads_back),
         cmocka_unit_test(print_says_where_values_come_from),
+        cmocka_unit_test(the_documentation_is_complete),
         cmocka_unit_test(a_file_is_found_and_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
