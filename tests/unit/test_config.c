@@ -276,7 +276,7 @@ static void the_documentation_is_complete(void **state) {
         const char *tick = *keys[i].standard ? "`" : "";
         snprintf(row, sizeof row, "\n| `%s` | %s%s%s | %s |\n", keys[i].name, tick, keys[i].standard, tick,
                  keys[i].meaning);
-        assert_contains(text, row);
+        if (!strstr(text, row)) fail_msg("docs/configuration.md lacks the row%s", row);
     }
     free(text);
 }
