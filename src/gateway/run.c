@@ -107,7 +107,9 @@ static void find_error(struct work *work) {
     pthread_mutex_lock(&gateway->lock);
     bool cancelled = work->cancelled;
     pthread_mutex_unlock(&gateway->lock);
-    if (work->delivered == work->request->count) return;
+    bool failed = work->delivered < work->request->count;
+    for (int i = 0; i < work->job_count; i++) failed = failed || work->jobs[i].error.code != API_OK;
+    if (!failed) return;
     if (cancelled)
         api_error_set(&work->error, API_CANCELLED, "", "the request was cancelled");
     else if (work->delivered > 0)

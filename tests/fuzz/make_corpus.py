@@ -184,6 +184,15 @@ def make_data_uri():
     put("data_uri", "type", "DATA:text/html;base64,AAAA")
 
 
+def make_query():
+    put("query", "requests", "0limit=5&starting_after=req_1&status=completed&summary=true")
+    put("query", "times", "0created_after=2026-11-22T10:00:00Z&created_before=1795397915&key_id=abc&model=m&user=u")
+    put("query", "both", "0starting_after=a&ending_before=b&limit=101&limit=-1&status=what")
+    put("query", "keys", "1limit=100&status=revoked&project=default&ending_before=k")
+    put("query", "stats", "2model=flux.2-dev&provider=local&mode=image-edit")
+    put("query", "bare", "0&&=&limit&=5")
+
+
 def make_tokenizer():
     def file(pre_tokenizer, merges=("a b", "ab a"), added=(), **more):
         value = {"version": "1.0", "added_tokens": list(added), "normalizer": None, "pre_tokenizer": pre_tokenizer,
@@ -324,6 +333,7 @@ def main():
     make_multipart()
     make_image_request()
     make_data_uri()
+    make_query()
     make_tokenizer()
     make_image()
     make_encode()

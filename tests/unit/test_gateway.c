@@ -1,0 +1,754 @@
+// A request's way through the gateway, with a provider that says what the test wants it to say, a real store and real media.
+#include "base/clock.h"
+#include "base/file.h"
+#include "catalog/catalog.h"
+#include "gateway/gateway.h"
+
+#include <dirent.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#define MESSAGES_MOST 200
+#define JOBS_MOST     16
+#define WAIT_SECONDS  20.0
+
+// --------------------------------------------------------------------------------------------- a provider for the test
+
+struct fake_job {
+    char id[64];
+    int count, width, height, deliver_width, deliver_height, quality, previews;
+    uint64_t seed;
+    bool open, cancelled;
+};
+
+struct fake {
+    struct provider provider; // first
+    queue_listener *listener;
+    void *context;
+    pthread_mutex_t lock;
+    struct fake_job jobs[JOBS_MOST];
+    int count;
+    bool full, closed;
+};
+
+static struct fake fake; // one at a time: the gateway opens it by a plain function
+
+static bool fake_submit(struct provider *provider, const struct scheduler_job *turn,
+                        struct scheduler_refusal *refusal, struct error *error) {
+    struct fake *f = (struct fake *)provider;
+    pthread_mutex_lock(&f->lock);
+    bool good = !f->full && f->count < JOBS_MOST;
+    if (good) {
+        struct fake_job *job = &f->jobs[f->count++];
+        const struct queue_job *from = &turn->job;
+        *job = (struct fake_job){.count = from->count,
+                                 .width = from->width,
+                                 .height = from->height,
+                                 .deliver_width = from->deliver_width,
+                                 .deliver_height = from->deliver_height,
+                                 .quality = from->output_quality,
+                                 .previews = from->preview_count,
+                                 .seed = from->seed,
+                                 .open = true};
+        snprintf(job->id, sizeof job->id, "%s", from->id);
+    }
+    pthread_mutex_unlock(&f->lock);
+    if (good) return true;
+    *refusal = (struct scheduler_refusal){SCHEDULER_FULL, 3, 7};
+    return error_set(error, ERROR_UNAVAILABLE, "7 requests wait already");
+}
+
+static bool fake_room(struct provider *provider, const char *principal, struct scheduler_refusal *refusal,
+                      struct error *error) {
+    return true; // so that submit is what refuses
+}
+
+static void fake_cancel(struct provider *provider, const char *id) {
+    struct fake *f = (struct fake *)provider;
+    pthread_mutex_lock(&f->lock);
+    for (int i = 0; i < f->count; i++)
+        if (!strcmp(f->jobs[i].id, id)) f->jobs[i].cancelled = true;
+    pthread_mutex_unlock(&f->lock);
+}
+
+static int fake_position(struct provider *provider, const char *id) {
+    return 2;
+}
+
+static void fake_state(struct provider *provider, struct scheduler_state *state) {
+    *state = (struct scheduler_state){.resident = 1};
+}
+
+static bool fake_model_state(struct provider *provider, const char *model,
+                             struct scheduler_model_state *state) {
+    *state = (struct scheduler_model_state){.resident = true, .ready = true};
+    return true;
+}
+
+static bool fake_ready(struct provider *provider, const char *model, double seconds, struct queue_model *info,
+                       struct error *error) {
+    *info = (struct queue_model){"Test Model", 128, 128, 8, 2.5f, 16, true, true};
+    return true;
+}
+
+static void fake_drain(struct provider *provider) {
+}
+
+static bool fake_idle(struct provider *provider, double seconds) {
+    return true;
+}
+
+static void say(const char *id, enum queue_event_kind kind, struct queue_event event) {
+    event.kind = kind;
+    event.job = id;
+    pthread_mutex_lock(&fake.lock);
+    for (int i = 0; i < fake.count; i++)
+        if (!strcmp(fake.jobs[i].id, id) && (kind == QUEUE_DONE || kind == QUEUE_FAILED))
+            fake.jobs[i].open = false;
+    pthread_mutex_unlock(&fake.lock);
+    fake.listener(fake.context, &event);
+}
+
+static struct queue_event failure(enum queue_failure why, enum error_kind kind, const char *message) {
+    struct queue_event event = {.failure = why};
+    error_set(&event.error, kind, "%s", message);
+    return event;
+}
+
+static void fake_close(struct provider *provider) {
+    for (int i = 0; i < fake.count; i++)
+        if (fake.jobs[i].open)
+            say(fake.jobs[i].id, QUEUE_FAILED, failure(QUEUE_FAILURE_STOPPED, ERROR_CANCELLED, "stopped"));
+    fake.closed = true;
+}
+
+static struct provider *fake_open(const struct scheduler_options *options, queue_listener *listener,
+                                  void *context, struct error *error) {
+    fake = (struct fake){.listener = listener, .context = context};
+    fake.provider =
+        (struct provider){"local",    "limn",           fake_submit, fake_room,  fake_cancel, fake_position,
+                          fake_state, fake_model_state, fake_ready,  fake_drain, fake_idle,   fake_close};
+    pthread_mutex_init(&fake.lock, NULL);
+    return &fake.provider;
+}
+
+// ------------------------------------------------------------------------------------------------------- everything
+
+struct heard {
+    char id[REQUEST_ID_MOST];
+    struct gateway_message message;
+};
+
+struct house {
+    char folder[40], spool[60];
+    struct config config;
+    struct catalog *catalog;
+    struct store *store;
+    struct media *media;
+    struct gateway *gateway;
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    struct heard heard[MESSAGES_MOST];
+    int count;
+};
+
+static void sink(void *context, const char *id, struct gateway_message *message) {
+    struct house *h = context;
+    pthread_mutex_lock(&h->lock);
+    if (h->count < MESSAGES_MOST) {
+        snprintf(h->heard[h->count].id, sizeof h->heard[h->count].id, "%s", id);
+        h->heard[h->count++].message = *message;
+    } else {
+        buffer_free(&message->body);
+    }
+    pthread_cond_broadcast(&h->change);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static int open_house(void **state) {
+    static const char yaml[] =
+        "local:\n  prices: {\"*\": {output_megapixel: 0.008, input_megapixel: 0.003}}\n"
+        "aliases: {gpt-image-*: test-model}\n";
+    struct house *h = calloc(1, sizeof *h);
+    struct error error = {0};
+    char path[100];
+    snprintf(h->folder, sizeof h->folder, "/tmp/limn-test-gateway-XXXXXX");
+    assert_non_null(mkdtemp(h->folder));
+    snprintf(h->spool, sizeof h->spool, "%s/spool", h->folder);
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_cond_init(&h->change, NULL);
+    if (!config_parse(&h->config, "limn.yaml", yaml, strlen(yaml), NULL, &error))
+        fail_msg("%s", error.message);
+    h->catalog = catalog_open(&h->config, &error);
+    if (!h->catalog) fail_msg("%s", error.message);
+    snprintf(path, sizeof path, "%s/limn.db", h->folder);
+    struct store_options store = {.path = path};
+    h->store = store_open(&store, &error);
+    if (!h->store) fail_msg("%s", error.message);
+    snprintf(path, sizeof path, "%s/media", h->folder);
+    struct media_options media = {path, 3600, 0};
+    h->media = media_open(&media, &error);
+    struct gateway_options options = {
+        .queue = {.spool_folder = h->spool, .model_folder = h->folder, .depth = 4},
+        .media = h->media,
+        .config = &h->config,
+        .catalog = h->catalog,
+        .store = h->store,
+        .open_provider = fake_open};
+    h->gateway = gateway_open(&options, sink, h, &error);
+    if (!h->gateway) fail_msg("%s", error.message);
+    *state = h;
+    return 0;
+}
+
+static int count_files(const char *folder) {
+    int count = 0;
+    DIR *open = opendir(folder);
+    for (struct dirent *entry; open && (entry = readdir(open));) count += entry->d_name[0] != '.';
+    if (open) closedir(open);
+    return count;
+}
+
+static int close_house(void **state) {
+    struct house *h = *state;
+    char command[100];
+    gateway_close(h->gateway);
+    store_close(h->store);
+    media_close(h->media);
+    catalog_close(h->catalog);
+    config_free(&h->config);
+    for (int i = 0; i < h->count; i++) buffer_free(&h->heard[i].message.body);
+    assert_int_equal(count_files(h->spool), 0); // whatever happened, nothing is left in the spool
+    snprintf(command, sizeof command, "rm -rf %s", h->folder);
+    assert_int_equal(system(command), 0);
+    free(h);
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------------------- steps
+
+static struct timespec deadline(void) {
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += (time_t)WAIT_SECONDS;
+    return end;
+}
+
+// The call's answer; fails where none comes.
+static const struct gateway_message *answer(struct house *h, const char *id) {
+    struct timespec end = deadline();
+    const struct gateway_message *found = NULL;
+    pthread_mutex_lock(&h->lock);
+    for (bool late = false; !found && !late;) {
+        for (int i = 0; i < h->count; i++)
+            if (!strcmp(h->heard[i].id, id) && h->heard[i].message.kind == GATEWAY_ANSWER)
+                found = &h->heard[i].message;
+        if (!found) late = pthread_cond_timedwait(&h->change, &h->lock, &end) != 0;
+    }
+    pthread_mutex_unlock(&h->lock);
+    if (!found) fail_msg("no answer to %s", id);
+    return found;
+}
+
+// What was streamed to the call so far.
+static char *chunks(struct house *h, const char *id) {
+    struct buffer all = {0};
+    assert_true(buffer_add_string(&all, ""));
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < h->count; i++)
+        if (!strcmp(h->heard[i].id, id) && h->heard[i].message.kind == GATEWAY_CHUNK)
+            assert_true(buffer_add(&all, h->heard[i].message.body.data, h->heard[i].message.body.length));
+    pthread_mutex_unlock(&h->lock);
+    return all.data;
+}
+
+static bool start_with(struct house *h, const char *id, enum image_mode mode, const char *json,
+                       struct gateway_call call, struct api_error *error) {
+    struct image_request *request = calloc(1, sizeof *request);
+    struct error cause = {0};
+    json_t *fields = json_parse("test", json, strlen(json), &cause);
+    if (!fields) fail_msg("%s", cause.message);
+    image_request_init(request, mode, id);
+    request->spool_folder = h->spool;
+    bool good = image_request_read(request, fields, false, error);
+    json_decref(fields);
+    if (!good) {
+        gateway_sweep(h->gateway, id);
+        image_request_free(request);
+        free(request);
+        return false;
+    }
+    call.base_url = "http://limn.example";
+    call.endpoint = "/v1/images/generations";
+    return gateway_start(h->gateway, request, &call, error);
+}
+
+static void start(struct house *h, const char *id, const char *json, struct gateway_call call) {
+    struct api_error error = {0};
+    if (!start_with(h, id, MODE_GENERATION, json, call, &error)) fail_msg("%s: %s", id, error.message);
+}
+
+static struct fake_job *wait_job(const char *id) {
+    for (double end = clock_seconds() + WAIT_SECONDS; clock_seconds() < end; usleep(1000)) {
+        struct fake_job *found = NULL;
+        pthread_mutex_lock(&fake.lock);
+        for (int i = 0; i < fake.count; i++)
+            if (!strcmp(fake.jobs[i].id, id)) found = &fake.jobs[i];
+        pthread_mutex_unlock(&fake.lock);
+        if (found) return found;
+    }
+    fail_msg("the provider was not given %s", id);
+    return NULL;
+}
+
+static void put_file(struct house *h, const char *name, const char *text) {
+    struct error error = {0};
+    char *path = path_join(h->spool, name);
+    assert_true(file_write(path, text, strlen(text), &error));
+    free(path);
+}
+
+static void give_picture(struct house *h, const char *id, int index, uint64_t seed) {
+    char name[80];
+    snprintf(name, sizeof name, "%s.%d.out", id, index);
+    put_file(h, name, "picture");
+    say(id, QUEUE_IMAGE,
+        (struct queue_event){
+            .file = name, .image = index, .images = 1, .width = 128, .height = 64, .seed = seed});
+}
+
+static void give_preview(struct house *h, const char *id, int index, int number) {
+    char name[80];
+    snprintf(name, sizeof name, "%s.%d.pre%d", id, index, number);
+    put_file(h, name, "preview");
+    say(id, QUEUE_PREVIEW, (struct queue_event){.file = name, .image = index, .width = 32, .height = 16});
+}
+
+static const struct queue_event DONE = {.text_tokens = 5, .reference_tokens = 7, .output_tokens = 11};
+
+// The whole run of a job.
+static void run(struct house *h, const char *id) {
+    struct fake_job *job = wait_job(id);
+    say(id, QUEUE_STARTED, (struct queue_event){0});
+    for (int i = 0; i < job->count; i++) give_picture(h, id, i, job->seed + (uint64_t)i);
+    say(id, QUEUE_DONE, DONE);
+}
+
+static json_t *body_of(const struct gateway_message *message) {
+    struct error error = {0};
+    assert_int_equal(message->error.code, API_OK);
+    json_t *body = json_parse("answer", message->body.data, message->body.length, &error);
+    if (!body) fail_msg("%s", error.message);
+    return body;
+}
+
+struct record {
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    bool there;
+    json_t *json;
+};
+
+static void on_record(void *context, json_t *json, const struct error *error) {
+    struct record *record = context;
+    pthread_mutex_lock(&record->lock);
+    record->json = json;
+    record->there = true;
+    pthread_cond_signal(&record->change);
+    pthread_mutex_unlock(&record->lock);
+}
+
+static json_t *record_of(struct house *h, const char *id) {
+    struct record record = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, NULL};
+    struct query_scope scope = {0};
+    struct error error = {0};
+    struct timespec end = deadline();
+    assert_true(store_get_request(h->store, id, &scope, on_record, &record, &error));
+    pthread_mutex_lock(&record.lock);
+    while (!record.there)
+        if (pthread_cond_timedwait(&record.change, &record.lock, &end) != 0) break;
+    pthread_mutex_unlock(&record.lock);
+    assert_true(record.there);
+    return record.json;
+}
+
+static const char *text(const json_t *object, const char *key) {
+    return json_string_value(json_object_get(object, key));
+}
+
+static json_int_t number(const json_t *object, const char *key) {
+    return json_integer_value(json_object_get(object, key));
+}
+
+static void assert_record(struct house *h, const char *id, const char *status, const char *code,
+                          json_int_t micros) {
+    json_t *record = record_of(h, id);
+    assert_non_null(record);
+    assert_string_equal(text(record, "status"), status);
+    if (code) assert_string_equal(text(record, "error_code"), code);
+    if (micros >= 0) assert_int_equal(number(record, "cost_micros"), micros);
+    json_decref(record);
+}
+
+// ------------------------------------------------------------------------------------------------------------- tests
+
+static void test_url(void **state) {
+    struct house *h = *state;
+    start(h, "req_a",
+          "{\"prompt\":\"x\",\"size\":\"130x64\",\"n\":2,\"seed\":7,\"quality\":\"high\",\"what\":1}",
+          (struct gateway_call){0});
+    struct fake_job *job = wait_job("req_a");
+    assert_int_equal(job->width, 144);
+    assert_int_equal(job->deliver_width, 130);
+    assert_true(job->seed == 7 && job->count == 2 && job->quality == -1);
+    run(h, "req_a");
+    const struct gateway_message *message = answer(h, "req_a");
+    assert_int_equal(message->status, 200);
+    assert_string_equal(message->provider, "local");
+    assert_string_equal(message->model, "test-model");
+    json_t *body = body_of(message), *metadata = json_object_get(body, "metadata");
+    assert_string_equal(text(body, "id"), "req_a");
+    assert_string_equal(text(body, "size"), "128x64");
+    assert_string_equal(text(body, "output_format"), "png");
+    assert_int_equal(number(json_object_get(body, "usage"), "total_tokens"), 23);
+    assert_string_equal(text(metadata, "executed_model"), "local/test-model");
+    assert_int_equal(number(metadata, "cost_micros"), 16000); // two pictures, a megapixel each
+    assert_int_equal(json_array_size(json_object_get(metadata, "ignored_parameters")), 2);
+    assert_int_equal(json_array_size(json_object_get(metadata, "attempts")), 1);
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *one = json_array_get(json_object_get(body, "data"), i);
+        static const char start_of[] = "http://limn.example/media/";
+        struct media_item item;
+        struct error error = {0};
+        assert_int_equal(number(one, "seed"), 7 + (json_int_t)i);
+        assert_memory_equal(text(one, "url"), start_of, strlen(start_of));
+        assert_true(media_get(h->media, text(one, "url") + strlen(start_of), &item, &error));
+        assert_int_equal(item.size, 7);
+        close(item.file);
+    }
+    json_decref(body);
+    assert_record(h, "req_a", "completed", NULL, 16000);
+}
+
+static void test_dry_run_agrees(void **state) {
+    struct house *h = *state;
+    static const char request[] = "{\"prompt\":\"x\",\"n\":3,\"size\":\"100x100\"}";
+    start(h, "req_dry", request, (struct gateway_call){.dry_run = true});
+    json_t *body = body_of(answer(h, "req_dry"));
+    json_int_t estimate = number(body, "total_cost_micros");
+    json_decref(body);
+    assert_int_equal(fake.count, 0); // nothing was run
+    start(h, "req_real", request, (struct gateway_call){0});
+    run(h, "req_real");
+    body = body_of(answer(h, "req_real"));
+    assert_int_equal(number(json_object_get(body, "metadata"), "cost_micros"), estimate);
+    assert_int_equal(estimate, 24000);
+    json_decref(body);
+}
+
+static void test_forms_of_delivery(void **state) {
+    struct house *h = *state;
+    static const struct {
+        const char *id, *json, *key, *begins;
+    } cases[] = {
+        {"req_u", "{\"prompt\":\"x\"}", "url", "http://"},
+        {"req_b", "{\"prompt\":\"x\",\"response_format\":\"b64_json\"}", "b64_json", "cGljdHVyZQ=="},
+        {"req_g", "{\"prompt\":\"x\",\"model\":\"gpt-image-1\"}", "b64_json", "cGljdHVyZQ=="},
+        {"req_h", "{\"prompt\":\"x\",\"model\":\"gpt-image-1\",\"response_format\":\"url\"}", "url",
+         "http://"},
+        {"req_s", "{\"prompt\":\"x\",\"sync_mode\":true,\"output_format\":\"webp\"}", "url",
+         "data:image/webp;base64,cGljdHVyZQ=="},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        start(h, cases[i].id, cases[i].json, (struct gateway_call){0});
+        run(h, cases[i].id);
+        json_t *body = body_of(answer(h, cases[i].id));
+        const char *value = text(json_array_get(json_object_get(body, "data"), 0), cases[i].key);
+        assert_non_null(value);
+        assert_memory_equal(value, cases[i].begins, strlen(cases[i].begins));
+        json_decref(body);
+    }
+}
+
+static void test_stream(void **state) {
+    struct house *h = *state;
+    start(h, "req_s", "{\"prompt\":\"x\",\"stream\":true,\"partial_images\":2,\"seed\":1}",
+          (struct gateway_call){0});
+    assert_int_equal(wait_job("req_s")->previews, 2);
+    say("req_s", QUEUE_STARTED, (struct queue_event){0});
+    give_preview(h, "req_s", 0, 0);
+    give_preview(h, "req_s", 0, 1);
+    give_picture(h, "req_s", 0, 1);
+    say("req_s", QUEUE_DONE, DONE);
+    const struct gateway_message *message = answer(h, "req_s");
+    assert_int_equal(message->error.code, API_OK);
+    assert_int_equal(message->body.length, 0);
+    char *all = chunks(h, "req_s"), *at = all;
+    static const char *const order[] = {
+        ": req_s\n\n",
+        "event: image_generation.partial_image\ndata: {",
+        "\"b64_json\":\"cHJldmlldw==\"",
+        "\"partial_image_index\":0",
+        "event: image_generation.partial_image",
+        "\"partial_image_index\":1",
+        "event: image_generation.completed\ndata: {\"type\":\"image_generation.completed\"",
+        "\"b64_json\":\"cGljdHVyZQ==\"",
+        "\"usage\":{"};
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
+        at = strstr(at, order[i]);
+        if (!at) fail_msg("not there, or not in this order: %s\nin: %s", order[i], all);
+    }
+    free(all);
+}
+
+static void test_stream_that_fails(void **state) {
+    struct house *h = *state;
+    start(h, "req_f", "{\"prompt\":\"x\",\"stream\":true}", (struct gateway_call){0});
+    wait_job("req_f");
+    say("req_f", QUEUE_STARTED, (struct queue_event){0});
+    say("req_f", QUEUE_FAILED, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "the worker died"));
+    assert_int_equal(answer(h, "req_f")->error.code, API_WORKER_DIED);
+    char *all = chunks(h, "req_f");
+    assert_non_null(strstr(all, "event: error\ndata: {\"error\":{"));
+    free(all);
+}
+
+static void test_idempotency(void **state) {
+    struct house *h = *state;
+    struct gateway_call key = {.idempotency_key = "k"};
+    static const char body[] = "{\"prompt\":\"x\"}";
+    start(h, "req_1", body, key);
+    wait_job("req_1");
+    start(h, "req_2", body, key); // attaches
+    start(h, "req_3", "{\"prompt\":\"other\"}", key);
+    const struct gateway_message *conflict = answer(h, "req_3");
+    assert_int_equal(conflict->error.code, API_IDEMPOTENCY_CONFLICT);
+    assert_true(conflict->should_not_retry);
+    run(h, "req_1");
+    const struct gateway_message *first = answer(h, "req_1"), *second = answer(h, "req_2");
+    assert_true(!first->replayed && second->replayed);
+    start(h, "req_4", body, key); // is given what there is
+    const struct gateway_message *later = answer(h, "req_4");
+    assert_true(later->replayed);
+    assert_string_equal(first->body.data, second->body.data);
+    assert_string_equal(first->body.data, later->body.data);
+    assert_int_equal(fake.count, 1); // one run
+}
+
+static void test_idempotent_stream(void **state) {
+    struct house *h = *state;
+    struct gateway_call key = {.idempotency_key = "k"};
+    static const char body[] = "{\"prompt\":\"x\",\"stream\":true}";
+    start(h, "req_1", body, key);
+    run(h, "req_1");
+    assert_int_equal(answer(h, "req_1")->error.code, API_OK);
+    start(h, "req_2", body, key);
+    assert_int_equal(answer(h, "req_2")->error.code, API_OK);
+    char *all = chunks(h, "req_2");
+    assert_non_null(strstr(all, "event: image_generation.completed\ndata: "));
+    assert_non_null(strstr(all, "\"b64_json\":\"cGljdHVyZQ==\""));
+    free(all);
+    assert_int_equal(fake.count, 1);
+}
+
+// A failure that may pass frees the key: the next call runs.
+static void test_idempotency_after_failure(void **state) {
+    struct house *h = *state;
+    struct gateway_call key = {.idempotency_key = "k"};
+    start(h, "req_1", "{\"prompt\":\"x\"}", key);
+    wait_job("req_1");
+    say("req_1", QUEUE_FAILED, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "died"));
+    assert_int_equal(answer(h, "req_1")->error.code, API_WORKER_DIED);
+    start(h, "req_2", "{\"prompt\":\"x\"}", key);
+    run(h, "req_2");
+    assert_int_equal(answer(h, "req_2")->error.code, API_OK);
+}
+
+static void test_asynchronous(void **state) {
+    struct house *h = *state;
+    start(h, "req_p", "{\"prompt\":\"x\"}", (struct gateway_call){.asynchronous = true});
+    const struct gateway_message *message = answer(h, "req_p");
+    assert_int_equal(message->status, 202);
+    assert_string_equal(message->location, "/v1/requests/req_p");
+    wait_job("req_p");
+    gateway_cancel(h->gateway, "req_p"); // its client is gone, as was to be expected
+    assert_false(fake.jobs[0].cancelled);
+    say("req_p", QUEUE_STARTED, (struct queue_event){0});
+    say("req_p", QUEUE_PROGRESS, (struct queue_event){.stage = "steps", .images = 1, .step = 4, .steps = 8});
+    json_t *progress = gateway_progress_json(h->gateway, "req_p");
+    assert_string_equal(text(progress, "status"), "processing");
+    assert_true(json_real_value(json_object_get(progress, "progress")) == 0.5);
+    json_decref(progress);
+    run(h, "req_p");
+    for (double end = clock_seconds() + WAIT_SECONDS; gateway_in_work(h->gateway) && clock_seconds() < end;)
+        usleep(1000);
+    assert_null(gateway_progress_json(h->gateway, "req_p"));
+    json_t *record = record_of(h, "req_p");
+    assert_string_equal(text(record, "status"), "completed");
+    assert_string_equal(text(json_object_get(record, "answer"), "id"), "req_p");
+    json_decref(record);
+}
+
+static void test_cancelling(void **state) {
+    struct house *h = *state;
+    start(h, "req_c", "{\"prompt\":\"x\"}", (struct gateway_call){0});
+    wait_job("req_c");
+    gateway_cancel(h->gateway, "req_c");
+    assert_true(fake.jobs[0].cancelled);
+    say("req_c", QUEUE_FAILED, failure(QUEUE_FAILURE_JOB, ERROR_CANCELLED, "cancelled"));
+    assert_int_equal(answer(h, "req_c")->error.code, API_CANCELLED);
+    assert_record(h, "req_c", "cancelled", "CANCELLED", 0);
+
+    start(h, "req_k", "{\"prompt\":\"x\"}", (struct gateway_call){.idempotency_key = "k"});
+    wait_job("req_k");
+    gateway_cancel(h->gateway, "req_k"); // may be claimed
+    assert_false(fake.jobs[1].cancelled);
+    assert_true(gateway_stop(h->gateway, "req_k")); // on its owner's word it ends
+    assert_true(fake.jobs[1].cancelled);
+    give_picture(h, "req_k", 0, 1);
+    say("req_k", QUEUE_FAILED, failure(QUEUE_FAILURE_JOB, ERROR_CANCELLED, "cancelled"));
+    assert_int_equal(answer(h, "req_k")->error.code, API_CANCELLED);
+    assert_false(gateway_stop(h->gateway, "req_k"));
+}
+
+static void test_partial_failure(void **state) {
+    struct house *h = *state;
+    start(h, "req_n", "{\"prompt\":\"x\",\"n\":3}", (struct gateway_call){0});
+    wait_job("req_n");
+    say("req_n", QUEUE_STARTED, (struct queue_event){0});
+    give_picture(h, "req_n", 0, 1);
+    say("req_n", QUEUE_FAILED, failure(QUEUE_FAILURE_TIME, ERROR_UNAVAILABLE, "it took too long"));
+    json_t *body = body_of(answer(h, "req_n")), *metadata = json_object_get(body, "metadata");
+    assert_int_equal(json_array_size(json_object_get(body, "data")), 1);
+    const json_t *errors = json_object_get(metadata, "errors");
+    assert_int_equal(json_array_size(errors), 2);
+    assert_int_equal(number(json_array_get(errors, 1), "index"), 2);
+    assert_string_equal(text(json_array_get(errors, 0), "code"), "GENERATION_TIMEOUT");
+    assert_int_equal(number(metadata, "cost_micros"), 8000); // what was delivered
+    json_decref(body);
+}
+
+static void test_rerun(void **state) {
+    struct house *h = *state;
+    start(h, "req_r", "{\"prompt\":\"x\"}", (struct gateway_call){0});
+    wait_job("req_r");
+    say("req_r", QUEUE_STARTED, (struct queue_event){0});
+    give_picture(h, "req_r", 0, 1);
+    say("req_r", QUEUE_RERUN, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "died"));
+    run(h, "req_r");
+    json_t *body = body_of(answer(h, "req_r"));
+    const json_t *attempts = json_object_get(json_object_get(body, "metadata"), "attempts");
+    assert_int_equal(json_array_size(attempts), 2);
+    assert_string_equal(text(json_array_get(attempts, 0), "error_code"), "WORKER_DIED");
+    json_decref(body);
+
+    start(h, "req_q", "{\"prompt\":\"x\"}", (struct gateway_call){0});
+    wait_job("req_q");
+    say("req_q", QUEUE_STARTED, (struct queue_event){0});
+    say("req_q", QUEUE_RERUN, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "died"));
+    say("req_q", QUEUE_STARTED, (struct queue_event){0});
+    say("req_q", QUEUE_FAILED, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "died again"));
+    assert_true(answer(h, "req_q")->should_not_retry); // limn has tried it twice
+}
+
+static void test_full_queue(void **state) {
+    struct house *h = *state;
+    fake.full = true;
+    start(h, "req_1", "{\"prompt\":\"x\"}", (struct gateway_call){0});
+    const struct gateway_message *message = answer(h, "req_1");
+    assert_int_equal(message->error.code, API_QUEUE_FULL);
+    assert_true(message->error.retry_after == 3);
+    assert_record(h, "req_1", "rejected", "QUEUE_FULL", 0);
+}
+
+static void test_interrupted(void **state) {
+    struct house *h = *state;
+    struct api_error error = {0};
+    start(h, "req_i", "{\"prompt\":\"x\"}", (struct gateway_call){0});
+    start(h, "req_j", "{\"prompt\":\"x\"}", (struct gateway_call){.asynchronous = true});
+    wait_job("req_i");
+    gateway_interrupt(h->gateway);
+    assert_true(fake.closed);
+    assert_int_equal(gateway_in_work(h->gateway), 0);
+    assert_int_equal(answer(h, "req_i")->error.code, API_INTERRUPTED);
+    assert_record(h, "req_i", "upstream_failure", "INTERRUPTED", 0);
+    assert_record(h, "req_j", "upstream_failure", "INTERRUPTED", 0);
+    assert_false(
+        start_with(h, "req_l", MODE_GENERATION, "{\"prompt\":\"x\"}", (struct gateway_call){0}, &error));
+    assert_int_equal(error.code, API_INTERRUPTED);
+}
+
+static void test_refusals(void **state) {
+    struct house *h = *state;
+    static const struct {
+        const char *json;
+        enum api_code code;
+        const char *param;
+    } cases[] = {
+        {"{\"prompt\":\"x\",\"model\":\"test-modle\"}", API_MODEL_NOT_FOUND, "model"},
+        {"{\"prompt\":\"x\",\"model\":\"flux.2-dev\"}", API_MODEL_NOT_INSTALLED, "model"},
+        {"{\"prompt\":\"x\",\"lora\":\"a\"}", API_INVALID_REQUEST, "lora"},
+        {"{\"prompt\":\"x\",\"prompt_enhancement\":\"on\"}", API_INVALID_REQUEST, "prompt_enhancement"},
+        {"{\"prompt\":\"x\",\"enable_prompt_expansion\":true}", API_INVALID_REQUEST,
+         "enable_prompt_expansion"},
+        {"{\"prompt\":\"x\",\"enable_safety_checker\":true}", API_INVALID_REQUEST, "enable_safety_checker"},
+        {"{\"prompt\":\"x\",\"background\":\"transparent\"}", API_INVALID_REQUEST, "background"},
+        {"{\"prompt\":\"x\",\"size\":\"12\"}", API_INVALID_REQUEST, "size"},
+        {"{\"prompt\":\"x\",\"aspect_ratio\":\"wide\"}", API_INVALID_REQUEST, "aspect_ratio"},
+        {"{\"prompt\":\"x\",\"resolution\":\"big\"}", API_INVALID_REQUEST, "resolution"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct api_error error = {0};
+        if (start_with(h, "req_x", MODE_GENERATION, cases[i].json, (struct gateway_call){0}, &error))
+            fail_msg("taken: %s", cases[i].json);
+        if (error.code != cases[i].code) fail_msg("%s: %s", cases[i].json, error.message);
+        assert_string_equal(error.param, cases[i].param);
+    }
+    // What is the default is no wish: these are taken.
+    struct api_error error = {0};
+    assert_true(start_with(h, "req_y", MODE_GENERATION,
+                           "{\"prompt\":\"x\",\"prompt_enhancement\":\"off\",\"enable_safety_checker\":false,"
+                           "\"background\":\"opaque\",\"n\":null}",
+                           (struct gateway_call){.dry_run = true}, &error));
+    // Pictures behind URLs are the owner's to allow.
+    assert_false(start_with(h, "req_z", MODE_EDIT,
+                            "{\"prompt\":\"x\",\"images\":[{\"image_url\":\"https://a.example/\"}]}",
+                            (struct gateway_call){0}, &error));
+    assert_string_equal(error.param, "image");
+    assert_non_null(strstr(error.message, "image_url.enabled"));
+    struct principal principal = {.key = {.id = "abc", .models = "flux*"}};
+    error = (struct api_error){0};
+    assert_false(start_with(h, "req_w", MODE_GENERATION, "{\"prompt\":\"x\"}",
+                            (struct gateway_call){.principal = &principal}, &error));
+    assert_int_equal(error.code, API_KEY_NOT_ALLOWED);
+}
+
+int main(void) {
+#define CASE(test) cmocka_unit_test_setup_teardown(test, open_house, close_house)
+    const struct CMUnitTest tests[] = {
+        CASE(test_url),
+        CASE(test_dry_run_agrees),
+        CASE(test_forms_of_delivery),
+        CASE(test_stream),
+        CASE(test_stream_that_fails),
+        CASE(test_idempotency),
+        CASE(test_idempotent_stream),
+        CASE(test_idempotency_after_failure),
+        CASE(test_asynchronous),
+        CASE(test_cancelling),
+        CASE(test_partial_failure),
+        CASE(test_rerun),
+        CASE(test_full_queue),
+        CASE(test_interrupted),
+        CASE(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
