@@ -5,7 +5,8 @@
 #include <stddef.h>
 #include <string.h>
 
-#define NAME_MOST 100
+#define NAME_MOST    100
+#define PREFIX_LEAST 3
 
 static int least_of(int a, int b) {
     return a < b ? a : b;
@@ -39,6 +40,15 @@ int near_distance(const char *a, const char *b) {
     return above[m];
 }
 
+// Whether [text] begins with the three or more letters of [start].
+static bool begins(const char *text, const char *start) {
+    size_t length = strlen(start);
+    if (length < PREFIX_LEAST || length > strlen(text)) return false;
+    for (size_t i = 0; i < length; i++)
+        if (!same(text[i], start[i])) return false;
+    return true;
+}
+
 const char *near_match(const char *name, const char *const *names, int count) {
     const char *best = NULL;
     int best_distance = 1000;
@@ -51,6 +61,8 @@ const char *near_match(const char *name, const char *const *names, int count) {
         best_distance = distance;
         best = names[i];
     }
+    for (int i = 0; !best && i < count; i++)
+        if (names[i] && (begins(names[i], name) || begins(name, names[i]))) best = names[i];
     return best;
 }
 

@@ -9,7 +9,8 @@
 int near_distance(const char *a, const char *b);
 
 // The one of [count] names (NULLs are passed over) that [name] was probably meant to be: the nearest, the first of several as
-// near; NULL where none is near enough (a third of the longer name's length at most, at least one letter). Borrowed.
+// near; where none is near enough (a third of the longer name's length at most, at least one letter) the first of which one is
+// the beginning of the other, three letters or more; else NULL. Borrowed.
 const char *near_match(const char *name, const char *const *names, int count);
 
 // Whether [name] matches [pattern], in which * stands for any run of letters. Case counts.

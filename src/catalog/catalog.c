@@ -177,8 +177,7 @@ static bool check_names(const struct catalog *catalog, struct error *error) {
     return true;
 }
 
-// Names that may be of a model folder which has no card: checked once that is known.
-static bool check_routes(const struct catalog *catalog, struct error *error) {
+bool catalog_check_names(const struct catalog *catalog, struct error *error) {
     const struct config *config = catalog->config;
     for (int i = 0; i < config->aliases.count; i++)
         if (!check_name(catalog, "aliases", config->aliases.items[i].value, error)) return false;
@@ -242,7 +241,7 @@ const struct card_parameters *catalog_parameters(const struct catalog *catalog) 
 
 bool catalog_set_default(struct catalog *catalog, const char *id, struct error *error) {
     catalog->default_model = arena_strdup(&catalog->arena, id);
-    if (catalog->default_model) return check_routes(catalog, error);
+    if (catalog->default_model) return catalog_check_names(catalog, error);
     catalog->default_model = "";
     return no_memory(error);
 }

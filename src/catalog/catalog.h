@@ -59,6 +59,10 @@ enum catalog_result catalog_find(const struct catalog *catalog, const char *name
 const struct model_card *catalog_look_up(const struct catalog *catalog, const char *name,
                                          struct error *error);
 
+// Whether aliases and default models of limn.yaml lead to models. catalog_set_default calls it: only then is it known how a
+// served folder without a card is called.
+bool catalog_check_names(const struct catalog *catalog, struct error *error);
+
 // The model that is taken where neither the request nor limn.yaml names one. Before other threads read.
 bool catalog_set_default(struct catalog *catalog, const char *id, struct error *error);
 

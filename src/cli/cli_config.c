@@ -5,6 +5,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char HELP[] =
@@ -33,6 +34,12 @@ static int check(const struct config *config) {
     struct error error = {0};
     struct catalog *catalog = catalog_open(config, &error);
     if (!catalog) return fail(&error);
+    // A folder that is served may have a name of its own, which only its worker knows.
+    const char *model = getenv("LIMN_MODEL");
+    if (!*config->local.model && !(model && *model) && !catalog_check_names(catalog, &error)) {
+        catalog_close(catalog);
+        return fail(&error);
+    }
     int count = catalog_count(catalog), installed = 0;
     for (int i = 0; i < count; i++) installed += catalog_card(catalog, i)->weights.found != NULL;
     printf("%s: good; %d model cards, %d with weights on this machine\n",

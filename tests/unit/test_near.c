@@ -20,6 +20,9 @@ static void the_nearest_is_suggested(void **state) {
     assert_string_equal(near_match("prot", names, 5), "port");
     assert_string_equal(near_match("Host", names, 5), "host");
     assert_string_equal(near_match("trusted_proxy", names, 5), "trusted_proxies");
+    assert_string_equal(near_match("trusted", names, 5), "trusted_proxies"); // its beginning
+    assert_string_equal(near_match("ports_to_listen_on", names, 5), "port");
+    assert_null(near_match("ho", names, 5));
     assert_null(near_match("colour", names, 5));
     assert_null(near_match("x", names, 5));
     assert_null(near_match("", names, 5));
