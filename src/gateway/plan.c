@@ -166,7 +166,8 @@ static void set_defaults(struct plan *plan, const struct config *config, struct 
     // The API's default is the best quality; lossless formats have an effort instead, which is the encoder's.
     bool lossless = request->format == IMAGE_PNG || request->format == IMAGE_GIF;
     plan->output_quality = lossless ? -1 : request->compression >= 0 ? request->compression : 100;
-    bool base64_default = plan->choice.gpt_image || config->defaults.response_format == RESPONSE_B64_JSON;
+    bool base64_default = config->defaults.response_format == RESPONSE_B64_JSON ||
+                          (config->defaults.response_format == RESPONSE_AUTO && plan->choice.gpt_image);
     plan->base64 = request->answer_as == ANSWER_BASE64 ||
                    (request->answer_as == ANSWER_DEFAULT && base64_default && !request->sync_mode);
     plan->data_uri = request->sync_mode && !plan->base64;
