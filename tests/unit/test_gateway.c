@@ -173,8 +173,31 @@ static void sink(void *context, const char *id, struct gateway_message *message)
     pthread_mutex_unlock(&h->lock);
 }
 
-static int open_house(void **state) {
-    static const char yaml[] =
+// A card of the owner's for the served model: two pictures a call, and a transparent background is offered.
+static const char CARD[] =
+    "card: 1\nid: test-model\nname: Test\ncreator: t\ncreator_name: T\nfamily: t\nstatus: active\n"
+    "release: 2026-01-01\nsummary: A test.\n"
+    "licence: {name: L, spdx: L, url: \"https://l.example/\", commercial: true}\n"
+    "modes: [text-to-image]\ntags: [test]\n"
+    "sizes: {default: 64x64, multiple: 16, sides: {least: 64, most: 512}, ratios: {least: \"1:4\", most: "
+    "\"4:1\"}, tiers: {list: [0.125K]}}\nreferences: {most: 1, area: 16384}\n"
+    "steps: {default: 8, most: 10}\nguidance: 2.5\n"
+    "weights: {folder: test-model, get: nowhere}\n"
+    "providers: [{slug: local, name: this machine, models: {text-to-image: test-model}, images: 2}]\n"
+    "parameters: {background: {handling: {local: passthrough}}}\n";
+
+static void put_card(const char *folder) {
+    char path[100];
+    struct error error = {0};
+    snprintf(path, sizeof path, "%s/cards", folder);
+    assert_true(folder_make(path, &error));
+    snprintf(path, sizeof path, "%s/cards/test-model.yaml", folder);
+    assert_true(file_write(path, CARD, strlen(CARD), &error));
+}
+
+static int open_with(void **state, bool card) {
+    char yaml[300];
+    static const char common[] =
         "local:\n  prices: {\"*\": {output_megapixel: 0.008, input_megapixel: 0.003}}\n"
         "aliases: {gpt-image-*: test-model}\n";
     struct house *h = calloc(1, sizeof *h);
@@ -183,6 +206,8 @@ static int open_house(void **state) {
     snprintf(h->folder, sizeof h->folder, "/tmp/limn-test-gateway-XXXXXX");
     assert_non_null(mkdtemp(h->folder));
     snprintf(h->spool, sizeof h->spool, "%s/spool", h->folder);
+    snprintf(yaml, sizeof yaml, card ? "%scatalog: {folder: %s/cards}\n" : "%s", common, h->folder);
+    if (card) put_card(h->folder);
     pthread_mutex_init(&h->lock, NULL);
     pthread_cond_init(&h->change, NULL);
     if (!config_parse(&h->config, "limn.yaml", yaml, strlen(yaml), NULL, &error))
@@ -207,6 +232,14 @@ static int open_house(void **state) {
     if (!h->gateway) fail_msg("%s", error.message);
     *state = h;
     return 0;
+}
+
+static int open_house(void **state) {
+    return open_with(state, false);
+}
+
+static int open_card_house(void **state) {
+    return open_with(state, true);
 }
 
 static int count_files(const char *folder) {
@@ -636,6 +669,58 @@ static void test_partial_failure(void **state) {
     json_decref(body);
 }
 
+// More pictures than one call makes: several calls, each with the seed of its first picture.
+static void test_several_calls(void **state) {
+    struct house *h = *state;
+    start(h, "req_m", "{\"prompt\":\"x\",\"n\":5,\"seed\":100}", (struct gateway_call){0});
+    wait_job("req_m-2");
+    assert_int_equal(fake.count, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(fake.jobs[i].seed, 100 + 2 * i);
+        assert_int_equal(fake.jobs[i].count, i < 2 ? 2 : 1);
+    }
+    run(h, "req_m-2"); // in whatever order they end
+    run(h, "req_m-0");
+    say("req_m-1", QUEUE_FAILED, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "died"));
+    json_t *body = body_of(answer(h, "req_m")), *data = json_object_get(body, "data");
+    assert_int_equal(json_array_size(data), 3);
+    static const int seeds[] = {100, 101, 104};
+    for (size_t i = 0; i < 3; i++) assert_int_equal(number(json_array_get(data, i), "seed"), seeds[i]);
+    assert_int_equal(json_array_size(json_object_get(json_object_get(body, "metadata"), "errors")), 2);
+    assert_int_equal(number(json_object_get(body, "usage"), "total_tokens"), 2 * 23);
+    json_decref(body);
+
+    start(h, "req_c", "{\"prompt\":\"x\",\"n\":3}", (struct gateway_call){0});
+    wait_job("req_c-1");
+    gateway_cancel(h->gateway, "req_c");
+    assert_true(fake.jobs[3].cancelled && fake.jobs[4].cancelled);
+    say("req_c-0", QUEUE_FAILED, failure(QUEUE_FAILURE_JOB, ERROR_CANCELLED, "cancelled"));
+    say("req_c-1", QUEUE_FAILED, failure(QUEUE_FAILURE_JOB, ERROR_CANCELLED, "cancelled"));
+    assert_int_equal(answer(h, "req_c")->error.code, API_CANCELLED);
+}
+
+// What a card offers, and what it limits.
+static void test_card(void **state) {
+    struct house *h = *state;
+    struct api_error error = {0};
+    assert_true(start_with(h, "req_t", MODE_GENERATION, "{\"prompt\":\"x\",\"background\":\"transparent\"}",
+                           (struct gateway_call){0}, &error));
+    run(h, "req_t");
+    json_t *body = body_of(answer(h, "req_t"));
+    assert_string_equal(text(body, "background"), "opaque"); // the engine says that it could not
+    json_decref(body);
+    assert_false(start_with(h, "req_s", MODE_GENERATION, "{\"prompt\":\"x\",\"steps\":11}",
+                            (struct gateway_call){0}, &error));
+    assert_string_equal(error.param, "steps");
+    error = (struct api_error){0};
+    assert_false(start_with(h, "req_e", MODE_EDIT,
+                            "{\"prompt\":\"x\",\"image\":\"data:image/png;base64,"
+                            "iVBORw0KGgoAAAANSUhEUgAAAAQAAAADCAIAAAAAAAAA\"}",
+                            (struct gateway_call){0}, &error));
+    assert_int_equal(error.code, API_INVALID_REQUEST);
+    assert_string_equal(error.param, "model"); // it has no such mode
+}
+
 static void test_rerun(void **state) {
     struct house *h = *state;
     start(h, "req_r", "{\"prompt\":\"x\"}", (struct gateway_call){0});
@@ -749,6 +834,8 @@ int main(void) {
         CASE(test_full_queue),
         CASE(test_interrupted),
         CASE(test_refusals),
+        cmocka_unit_test_setup_teardown(test_several_calls, open_card_house, close_house),
+        cmocka_unit_test_setup_teardown(test_card, open_card_house, close_house),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
