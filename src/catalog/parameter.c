@@ -171,6 +171,17 @@ static bool read_standard(struct reader *reader, const struct yaml_node *node,
     return good || error_set(reader->error, ERROR_MEMORY, "not enough memory for the catalog");
 }
 
+// {transparent: {output_format: jpeg}}
+static bool read_not_with(struct reader *reader, const struct yaml_node *node,
+                          struct card_parameter *parameter) {
+    const struct yaml_node *other = node->type == YAML_TYPE_MAP && node->count == 1 ? &node->items[0] : NULL;
+    if (!other || other->type != YAML_TYPE_MAP || other->count != 1)
+        return yaml_fail(node, reader->error, "expected {value: {other parameter: its value}}");
+    return keep(reader, other->key, &parameter->not_with.value) &&
+           keep(reader, other->items[0].key, &parameter->not_with.other) &&
+           keep_text(reader, &other->items[0], &parameter->not_with.other_value);
+}
+
 static bool read_limit(struct reader *reader, const struct yaml_node *map, const char *key, bool *has,
                        double *value) {
     const struct yaml_node *node = yaml_get(map, key);
@@ -200,8 +211,9 @@ static bool read_changeable(struct reader *reader, const struct yaml_node *map,
 
 static bool read_parameter(struct reader *reader, const struct yaml_node *map,
                            struct card_parameter *parameter) {
-    static const char *const keys[] = {"name",   "type",  "group", "text",    "modes",   "required",
-                                       "values", "least", "most",  "default", "same_as", "handling"};
+    static const char *const keys[] = {"name",     "type",     "group",   "text", "modes",
+                                       "required", "values",   "least",   "most", "default",
+                                       "same_as",  "handling", "not_with"};
     int type;
     *parameter = (struct card_parameter){.modes = {true, true}, .text = ""};
     if (!yaml_known_keys(map, keys, sizeof keys / sizeof *keys, reader->error)) return false;
@@ -214,6 +226,8 @@ static bool read_parameter(struct reader *reader, const struct yaml_node *map,
     parameter->type = (enum parameter_type)type;
     const struct yaml_node *same = yaml_get(map, "same_as");
     if (same && !keep_text(reader, same, &parameter->same_as)) return false;
+    const struct yaml_node *not_with = yaml_get(map, "not_with");
+    if (not_with && !read_not_with(reader, not_with, parameter)) return false;
     return read_changeable(reader, map, parameter);
 }
 

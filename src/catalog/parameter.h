@@ -52,7 +52,10 @@ struct card_parameter {
     bool has_least, has_most;
     double least, most;   // numbers: the value; text: characters; files, arrays: how many
     const char *standard; // the default, as JSON text; NULL: none
-    const char *same_as;  // another name of that parameter; NULL
+    struct {
+        const char *value, *other, *other_value;
+    } not_with; // [value] of this parameter cannot stand beside [other_value] of [other]; NULLs: none
+    const char *same_as; // another name of that parameter; NULL
     struct parameter_use {
         const char *provider; // slug
         enum parameter_handling handling;

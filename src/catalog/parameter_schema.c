@@ -96,13 +96,22 @@ static bool is_in(const struct card_parameter *parameter, bool form) {
     return parameter->type != PARAMETER_OBJECT || !form || !parameter->has_most;
 }
 
+// {"not": {"required": [a, b], "properties": {a: {"const": ...}, b: {"const": ...}}}}
+static json_t *not_with_schema(const struct card_parameter *parameter) {
+    return json_pack("{s:{s:[s, s], s:{s:{s:s}, s:{s:s}}}}", "not", "required", parameter->name,
+                     parameter->not_with.other, "properties", parameter->name, "const",
+                     parameter->not_with.value, parameter->not_with.other, "const",
+                     parameter->not_with.other_value);
+}
+
 json_t *parameters_schema(const struct card_parameters *list, enum image_mode mode, bool form) {
-    json_t *properties = json_object(), *required = json_array();
+    json_t *properties = json_object(), *required = json_array(), *rules = json_array();
     for (int i = 0; i < list->count; i++) {
         const struct card_parameter *parameter = &list->items[i];
         if (!parameter->modes[mode] || !is_in(parameter, form)) continue;
         json_t *schema = full_schema(parameter, form);
         json_object_set_new(properties, parameter->name, schema);
+        if (parameter->not_with.value) json_array_append_new(rules, not_with_schema(parameter));
         bool must = parameter->required[mode];
         // In a JSON edit the pictures are `images`, the other spelling of `image`.
         if (!form && parameter->same_as && parameter->type == PARAMETER_OBJECT) {
@@ -113,6 +122,9 @@ json_t *parameters_schema(const struct card_parameters *list, enum image_mode mo
         if (!must && !form) allow_null(schema);
     }
     // Others are passed to providers that know them.
-    return json_pack("{s:s, s:o, s:o, s:b}", "type", "object", "required", required, "properties", properties,
-                     "additionalProperties", 1);
+    json_t *schema = json_pack("{s:s, s:o, s:o, s:b}", "type", "object", "required", required, "properties",
+                               properties, "additionalProperties", 1);
+    if (schema && json_array_size(rules)) json_object_set(schema, "allOf", rules);
+    json_decref(rules);
+    return schema;
 }

@@ -51,7 +51,7 @@ def check_error(status, body, wanted, param=None, part=""):
     ({"prompt": "a", "response_format": "xml"}, "response_format", "url b64_json"),
     ({"prompt": "a", "output_format": "tiff"}, "output_format", "png jpeg webp"),
     ({"prompt": "a", "output_compression": 101}, "output_compression", "0 to 100"),
-    ({"prompt": "a", "background": "transparent"}, "background", "transparent"),
+    ({"prompt": "a", "background": "transparent", "output_format": "jpeg"}, "background", "transparent"),
     ({"prompt": "a", "quality": "best"}, "quality", "one of"),
     ({"prompt": "a", "stream": True}, "stream", "does not offer"),
     ({"prompt": "a", "partial_images": 2}, "partial_images", "does not offer"),

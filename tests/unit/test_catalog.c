@@ -82,8 +82,8 @@ static void parameters_follow_the_card(void **state) {
     assert_int_equal(parameter_handling(parameter_find(&klein->parameters, "cfg_scale"), "fal"),
                      PARAMETER_RENAMED);
     assert_false(card_offers(turbo, "prompt_enhancement", "local") ||
-                 card_offers(turbo, "background", "local"));
-    assert_true(card_offers(turbo, "prompt_enhancement", "fal") && card_offers(turbo, "mask", "local"));
+                 card_offers(turbo, "background", "fal"));
+    assert_true(card_offers(turbo, "prompt_enhancement", "fal") && card_offers(turbo, "background", "local"));
     assert_null(parameter_find(&turbo->parameters, "frobnicate"));
     const struct card_parameter *unsaid = &(struct card_parameter){.name = "x"};
     assert_int_equal(parameter_handling(unsaid, "local"), PARAMETER_IGNORED);
@@ -473,6 +473,9 @@ static void schema_objects(void **state) {
     assert_null(json_object_get(json_object_get(make, "properties"), "image"));
     assert_non_null(json_object_get(json_object_get(edit, "properties"), "image"));
     assert_int_equal(json_array_size(json_object_get(make, "required")), 1);
+    const json_t *rule = json_object_get(json_array_get(json_object_get(make, "allOf"), 0), "not");
+    const json_t *jpeg = json_object_get(json_object_get(rule, "properties"), "output_format");
+    assert_string_equal(text_at(jpeg, "const"), "jpeg");
     assert_int_equal(json_array_size(json_object_get(edit, "required")), 2);
     const json_t *parameters = json_object_get(schema, "parameters");
     assert_int_equal(json_array_size(parameters), catalog_parameters(catalog)->count);

@@ -785,7 +785,6 @@ static void test_refusals(void **state) {
         {"{\"prompt\":\"x\",\"enable_prompt_expansion\":true}", API_INVALID_REQUEST,
          "enable_prompt_expansion"},
         {"{\"prompt\":\"x\",\"enable_safety_checker\":true}", API_INVALID_REQUEST, "enable_safety_checker"},
-        {"{\"prompt\":\"x\",\"background\":\"transparent\"}", API_INVALID_REQUEST, "background"},
         {"{\"prompt\":\"x\",\"size\":\"12\"}", API_INVALID_REQUEST, "size"},
         {"{\"prompt\":\"x\",\"aspect_ratio\":\"wide\"}", API_INVALID_REQUEST, "aspect_ratio"},
         {"{\"prompt\":\"x\",\"resolution\":\"big\"}", API_INVALID_REQUEST, "resolution"},
