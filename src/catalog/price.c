@@ -90,7 +90,7 @@ static struct quantity quantity_of(const struct price_component *component, cons
 
 bool price_of(const struct price_list *list, const struct price_use *use, struct price *price,
               struct error *error) {
-    *price = (struct price){0};
+    *price = (struct price){.calls = use->calls};
     __int128 total = 0;
     for (int i = 0; i < list->count && i < PRICE_COMPONENTS_MOST; i++) {
         const struct price_component *component = &list->components[i];
@@ -129,6 +129,8 @@ json_t *price_estimate_json(const char *model, const char *provider, const struc
             price_metric_name(line->component->metric), "quantity", quantity_json(line->quantity_micros),
             "billable_quantity", (json_int_t)line->billable_quantity, "unit_price",
             usd_of(line->component->unit_picos), "total_cost", (json_int_t)line->micros);
+        if (one && line->component->side == PRICE_INPUT)
+            json_object_set_new(one, "charged", json_string(price->calls > 1 ? "call" : "request"));
         good = one && json_array_append_new(components, one) == 0;
     }
     if (!good) {

@@ -61,6 +61,7 @@ struct price {
     struct price_line lines[PRICE_COMPONENTS_MOST];
     int count;
     int64_t micros; // the sum
+    int calls;      // as in the use
 };
 
 // Fills [price]; its lines point into [list]. Each line is rounded to the nearest micro-dollar. Values outside the documented
@@ -69,7 +70,8 @@ bool price_of(const struct price_list *list, const struct price_use *use, struct
               struct error *error);
 
 // The body of a dry run: {"estimated":true,"model","provider","total_cost_micros","currency":"USD","components":[{"type",
-// "metric","quantity","billable_quantity","unit_price","total_cost"}]}. NULL when memory is gone; the caller decref's.
+// "metric","quantity","billable_quantity","unit_price","total_cost"}]}; a component of references says by "charged" whether they
+// are paid for once a "request" or once a "call" to the provider. NULL when memory is gone; the caller decref's.
 json_t *price_estimate_json(const char *model, const char *provider, const struct price *price);
 
 // The components alone, for model objects: [{"type","metric","unit_price"}].

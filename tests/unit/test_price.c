@@ -115,7 +115,7 @@ static void estimate_body(void **state) {
         "\"total_cost_micros\": 40000,"
         " \"currency\": \"USD\", \"components\": ["
         "{\"type\": \"input\", \"metric\": \"megapixel\", \"quantity\": 0.5, \"billable_quantity\": 1,"
-        " \"unit_price\": 0.008, \"total_cost\": 8000},"
+        " \"unit_price\": 0.008, \"total_cost\": 8000, \"charged\": \"request\"},"
         "{\"type\": \"output\", \"metric\": \"megapixel\", \"quantity\": 3.955078, \"billable_quantity\": 4,"
         " \"unit_price\": 0.008, \"total_cost\": 32000}]}",
         0, NULL);
