@@ -215,7 +215,13 @@ bool plan_price(const struct plan *plan, const struct image_request *request, in
 bool plan_size(struct plan *plan, const struct image_request *request, struct api_error *error) {
     if (!image_request_check_pictures(request, error)) return false;
     const struct image_header *first = request->reference_count ? &request->references[0].header : NULL;
-    plan->size = size_resolve(&plan->choice.card->sizes, &plan->asked, first ? first->width : 0,
+    struct size_request asked = plan->asked;
+    // What a mask keeps comes back to the pixel only in the first picture's own size.
+    if (first && request->has_mask && asked.width == 0 && asked.ratio <= 0 && asked.area <= 0) {
+        asked.width = first->width;
+        asked.height = first->height;
+    }
+    plan->size = size_resolve(&plan->choice.card->sizes, &asked, first ? first->width : 0,
                               first ? first->height : 0);
     return plan_price(plan, request, request->count, plan->calls, &plan->estimate, error);
 }
