@@ -3,6 +3,7 @@
 #include "catalog/catalog_inside.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/near.h"
 #include "catalog/builtin.h"
 
@@ -14,6 +15,8 @@
 
 #define CARD_BYTES_MOST (256u << 10)
 #define CARDS_MOST      1000
+#define SIDE_LEAST      64 // pixels, of a folder without a card
+#define SIDE_MOST       2048
 #define PARAMETERS_FILE "catalog/parameters.yaml"
 
 static bool no_memory(struct error *error) {
@@ -248,25 +251,52 @@ bool catalog_set_default(struct catalog *catalog, const char *id, struct error *
 
 // ------------------------------------------------------------------------------------------------------ a folder's card
 
+// Licences under which anybody may use a model for anything.
+static bool is_free(const char *spdx) {
+    static const char *const known[] = {"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i], spdx)) return true;
+    return false;
+}
+
+// The licence that the folder's limn.json names; "NOASSERTION" where it names none that can be written down.
+static void read_licence(const char *path, char *spdx, size_t size) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-";
+    struct error ignored = {0};
+    char *file = path_join(path, "limn.json");
+    json_t *json = file ? json_read_file(file, CARD_BYTES_MOST, &ignored) : NULL;
+    const char *text = json_string_value(json_object_get(json, "licence"));
+    bool good = text && *text && strlen(text) < size && strspn(text, letters) == strlen(text);
+    snprintf(spdx, size, "%s", good ? text : "NOASSERTION");
+    json_decref(json);
+    free(file);
+}
+
 // A card for a folder that none names: what the engine can do, and nothing that is not known.
 static struct model_card *make_card(const struct catalog *catalog, const struct catalog_folder *folder,
                                     struct error *error) {
-    char text[1600];
+    char text[1800], spdx[64];
     int multiple = folder->side_multiple > 0 ? folder->side_multiple : 16;
     int width = folder->default_width > 0 ? folder->default_width : 1024;
     int height = folder->default_height > 0 ? folder->default_height : 1024;
-    int least = (64 + multiple - 1) / multiple * multiple, most = 2048 / multiple * multiple;
+    int shorter = width < height ? width : height, longer = width < height ? height : width;
+    int least = shorter < SIDE_LEAST ? multiple : (SIDE_LEAST + multiple - 1) / multiple * multiple;
+    int most = ((longer > SIDE_MOST ? longer : SIDE_MOST) + multiple - 1) / multiple * multiple;
+    read_licence(folder->path, spdx, sizeof spdx);
+    bool known = strcmp(spdx, "NOASSERTION");
     int size = snprintf(
         text, sizeof text,
         "{card: 1, id: \"%s\", name: \"%s\", creator: owner, creator_name: \"the owner of this server\", "
         "family: \"%s\", release: 1970-01-01, summary: \"A model that the owner of this server has "
-        "installed.\", licence: {name: \"not known to limn\", spdx: NOASSERTION, commercial: false}, "
+        "installed.\", licence: {name: \"%s\", spdx: \"%s\", commercial: %s}, "
         "modes: [text-to-image, image-edit], sizes: {default: %dx%d, multiple: %d, sides: {least: %d, "
         "most: %d}, ratios: {least: \"1:8\", most: \"8:1\"}, tiers: {least: 0.0625K, most: 2K}}, "
-        "references: {most: 4}, steps: {default: %d}, guidance: %g, weights: {folder: \"%s\", get: \"\"}, "
+        "references: {most: 4}, steps: {default: %d}, guidance: %g, "
+        "weights: {folder: \"%s\", get: \"\"}, "
         "providers: [{slug: local, name: this machine, models: {text-to-image: \"%s\", image-edit: "
         "\"%s\"}, images: 10}]}",
-        folder->id, folder->id, folder->id, width, height, multiple, least, most,
+        folder->id, folder->id, folder->id, known ? spdx : "not known to limn", spdx,
+        is_free(spdx) ? "true" : "false", width, height, multiple, least, most,
         folder->steps > 0 ? folder->steps : 1, folder->guidance > 0 ? folder->guidance : 0.0, folder->id,
         folder->id, folder->id);
     if (size < 0 || size >= (int)sizeof text) {

@@ -350,12 +350,21 @@ static void clean_up(struct serve_options *options) {
 
 // ----------------------------------------------------------------------------------------------------------- running
 
-static void greet(const struct server *server) {
+// A licence that does not let everybody use the model for anything is told to whoever starts it.
+static void tell_licence(const struct catalog *catalog, const char *model) {
+    struct error ignored = {0};
+    const struct model_card *card = catalog_look_up(catalog, model, &ignored);
+    if (card && !card->licence.commercial)
+        printf("Its licence: %s. %s\n", card->licence.name, card->licence.notice ? card->licence.notice : "");
+}
+
+static void greet(const struct server *server, const struct catalog *catalog) {
     const struct queue_model *model = gateway_model_info(server_gateway(server));
     const char *url = server_url(server);
     printf("limn serves %s at %s/openai/v1 (Ctrl-C ends it)\n", gateway_model(server_gateway(server)), url);
     if (!model->trained)
         printf("This model is not trained to the end: do not expect its pictures to show what is asked.\n");
+    tell_licence(catalog, gateway_model(server_gateway(server)));
     printf("\nMake a picture:\n\n"
            "  curl -s %s/openai/v1/images/generations -H 'Content-Type: application/json' "
            "-d '{\"prompt\":\"a red circle above a blue square\",\"response_format\":\"b64_json\"}' "
@@ -391,7 +400,7 @@ static bool serve(struct serve_options *options, struct error *error) {
     }
     struct server *server = server_open(&options->server, error);
     if (!server) return false;
-    greet(server);
+    greet(server, options->catalog);
     bool good = server_run(server, error);
     server_close(server);
     return good;

@@ -195,6 +195,14 @@ static void a_folder_without_a_card_is_served(void **state) {
     assert_ok(find("pictogram", MODE_EDIT, &choice, &error) == CATALOG_FOUND, error);
     assert_string_equal(choice.card->weights.found, "/elsewhere/pictogram");
     assert_string_equal(choice.card->name, "Pictogram"); // the card is kept
+    const struct catalog_folder small = {"tiny", LIMN_SOURCE_DIR "/models/pictogram", 64, 48, 16, 2, 0};
+    assert_ok(catalog_add_folder(catalog, &small, &error), error);
+    assert_int_equal(card_of("tiny")->sizes.side_least, 16);
+    assert_string_equal(card_of("tiny")->licence.spdx, "Apache-2.0"); // as its limn.json says
+    assert_true(card_of("tiny")->licence.commercial);
+    assert_string_equal(card_of("house-model")->licence.spdx, "NOASSERTION");
+    const struct catalog_folder large = {"large", "/x", 4000, 100, 16, 2, 0};
+    assert_ok(catalog_add_folder(catalog, &large, &error), error);
     const struct catalog_folder bad = {"Not an id", "/x", 0, 0, 0, 0, 0};
     assert_false(catalog_add_folder(catalog, &bad, &error));
     close_all();
