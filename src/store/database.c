@@ -176,6 +176,11 @@ bool database_integer(struct database *database, struct error *error, int64_t ot
     return true;
 }
 
+void database_rollback(struct database *database) {
+    if (!sqlite3_get_autocommit(database->handle))
+        sqlite3_exec(database->handle, "ROLLBACK", NULL, NULL, NULL);
+}
+
 int64_t database_changes(const struct database *database) {
     return sqlite3_changes64(database->handle);
 }
@@ -294,7 +299,7 @@ bool database_migrate(struct database *database, int version, struct error *erro
             good = execute(database, MIGRATIONS[present], error) && execute(database, text, error);
         }
         if (!good || !execute(database, "COMMIT", error)) {
-            sqlite3_exec(database->handle, "ROLLBACK", NULL, NULL, NULL);
+            database_rollback(database);
             return error_prefix(error, "%s: bringing it to version %d", database->path, (int)present + 1);
         }
         if (present < version) present++;

@@ -68,6 +68,9 @@ void database_end(sqlite3_stmt *statement);
 bool database_integer(struct database *database, struct error *error, int64_t otherwise, int64_t *value,
                       const char *sql, const char *types, ...);
 
+// Takes an open transaction back; fine when there is none (SQLite ends it itself after some failures). Keeps last_code.
+void database_rollback(struct database *database);
+
 // Number of rows that the last statement changed.
 int64_t database_changes(const struct database *database);
 

@@ -35,7 +35,8 @@ bool key_create(struct database *database, struct key_info *key, int64_t now, ch
     if (!key_check_fields(key, error) || !key_make(text, key->id, key->last_four, hash, error)) return false;
     if (!database_run(database, error, "BEGIN IMMEDIATE", "")) return false;
     if (insert(database, key, hash, error) && database_run(database, error, "COMMIT", "")) return true;
-    return database_run(database, NULL, "ROLLBACK", "") && false;
+    database_rollback(database);
+    return false;
 }
 
 bool key_revoke(struct database *database, const char *which, int64_t now, struct key_info *key,

@@ -358,8 +358,13 @@ static bool recover_slot(struct store *store, struct database *database, int slo
         bool good = record_interrupt(database, &store->rules, slot, store->opened_at, clock_unix_micros(),
                                      CHUNK, &count, error) &&
                     database_run(database, error, "COMMIT", "");
-        if (!good) return database_run(database, NULL, "ROLLBACK", "") && false;
+        if (!good) {
+            database_rollback(database);
+            return false;
+        }
+        pthread_mutex_lock(&store->lock);
         store->state.recovered += count;
+        pthread_mutex_unlock(&store->lock);
     }
     return true;
 }

@@ -69,7 +69,7 @@ static bool run_once(struct store *store, struct operation *first, int64_t now, 
         if (!database_run(database, error, "RELEASE operation", "")) break;
     }
     if (error->kind == ERROR_NONE && database_run(database, error, "COMMIT", "")) return true;
-    database_run(database, NULL, "ROLLBACK", "");
+    database_rollback(database);
     return false;
 }
 
@@ -211,7 +211,7 @@ static bool keep_up(struct store *store) {
                 record_expire(line->database, before, now, UPKEEP_ROWS, &count, &error) &&
                 database_run(line->database, &error, "COMMIT", "");
     if (good) return count > 0;
-    database_run(line->database, NULL, "ROLLBACK", "");
+    database_rollback(line->database);
     log_warning(store->log, "%s: old records cannot be removed: %s", store->path, error.message);
     line_failed(store, line, &error);
     return false;
@@ -289,7 +289,11 @@ void *store_writer(void *context) {
         if (upkeep) store->upkeep_due = more && !store->stopping;
     }
     pthread_mutex_unlock(&store->lock);
-    for (int i = 0; i < 3 && store->owed.first; i++) work_off_owed(store);
+    for (int i = 0; i < 5 && store->owed.first; i++) {
+        if (i)
+            nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL); // until the file may be opened again
+        work_off_owed(store);
+    }
     for (struct operation *owed = store->owed.first, *next; owed; owed = next) {
         next = owed->next;
         log_error(store->log, "%s: request %s cannot be settled; it will be recorded as INTERRUPTED",

@@ -331,8 +331,8 @@ static void test_rejects(void **state) {
 static void test_texts_from_outside(void **state) {
     struct shelf *shelf = *state;
     struct store *store = shelf_open(shelf);
-    char user[2000];
-    for (size_t i = 0; i < sizeof user - 1; i += 3) memcpy(user + i, "\xe2\x82\xac", 3); // euro signs
+    char user[2004];
+    for (size_t i = 0; i < 1998; i += 3) memcpy(user + i, "\xe2\x82\xac", 3); // euro signs
     user[1998] = 0;
     struct store_begin begin = begin_of("req_texts_001");
     begin.user = user;
