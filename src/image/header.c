@@ -82,6 +82,29 @@ static bool is(struct bytes b, size_t at, const char *text, size_t length) {
     return has(b, at, length) && !memcmp(b.data + at, text, length);
 }
 
+static uint32_t le32(struct bytes b, size_t at) {
+    return le24(b, at) | (uint32_t)b.data[at + 3] << 24;
+}
+
+// The orientation in a TIFF block (TIFF 6.0; EXIF 2.32): tag 0x0112, a SHORT of the first directory. 1 where there is none.
+static int read_orientation(struct bytes b, size_t from, size_t to) {
+    struct bytes tiff = {b.data + from, to - from};
+    bool little = is(tiff, 0, "II*\0", 4);
+    if ((!little && !is(tiff, 0, "MM\0*", 4)) || !has(tiff, 0, 8)) return 1;
+    size_t at = little ? le32(tiff, 4) : be32(tiff, 4);
+    if (!has(tiff, at, 2)) return 1;
+    size_t count = little ? le16(tiff, at) : be16(tiff, at);
+    for (size_t i = 0; i < count; i++) {
+        size_t entry = at + 2 + 12 * i;
+        if (!has(tiff, entry, 12)) return 1;
+        uint32_t tag = little ? le16(tiff, entry) : be16(tiff, entry);
+        uint32_t type = little ? le16(tiff, entry + 2) : be16(tiff, entry + 2);
+        uint32_t value = little ? le16(tiff, entry + 8) : be16(tiff, entry + 8);
+        if (tag == 0x0112 && type == 3) return value >= 1 && value <= 8 ? (int)value : 1;
+    }
+    return 1;
+}
+
 static bool set_size(struct image_header *header, uint32_t width, uint32_t height, struct error *error) {
     if (width == 0 || height == 0 || width > INT32_MAX || height > INT32_MAX)
         return error_set(error, ERROR_INPUT, "the %s header says %u x %u pixels",
@@ -101,40 +124,71 @@ static bool read_png(struct bytes b, struct image_header *header, struct error *
     if (!has(b, 0, 24)) return cut_short(header, error);
     if (!is(b, 12, "IHDR", 4) || be32(b, 8) != 13)
         return error_set(error, ERROR_INPUT, "the png file does not begin with an IHDR chunk");
+    for (size_t at = 8; has(b, at, 12);) { // length, type, data, checksum
+        size_t length = be32(b, at);
+        if (!has(b, at + 12, length)) break;
+        if (is(b, at + 4, "eXIf", 4)) header->orientation = read_orientation(b, at + 8, at + 8 + length);
+        at += 12 + length;
+    }
     return set_size(header, be32(b, 16), be32(b, 20), error);
 }
 
-// ITU-T T.81 B.1.1: segments until a frame header (SOF0 to SOF15 without DHT, JPG and DAC).
-static bool read_jpeg(struct bytes b, struct image_header *header, struct error *error) {
-    size_t at = 2;
+// Gives the next marker behind *at and steps over it; 0 at the end. Stray bytes between segments are skipped, as decoders do.
+static uint8_t next_marker(struct bytes b, size_t *at) {
     for (;;) {
-        while (has(b, at, 1) && b.data[at] != 0xff)
-            at++; // stray bytes between segments: decoders skip them too
-        while (has(b, at, 1) && b.data[at] == 0xff) at++;
-        if (!has(b, at, 1)) return cut_short(header, error);
-        uint8_t marker = b.data[at++];
-        if (marker == 0x00 || marker == 0x01 || (marker >= 0xd0 && marker <= 0xd8)) continue; // no length
-        if (marker == 0xd9 || marker == 0xda)
+        while (has(b, *at, 1) && b.data[*at] != 0xff) ++*at;
+        while (has(b, *at, 1) && b.data[*at] == 0xff) ++*at;
+        if (!has(b, *at, 1)) return 0;
+        uint8_t marker = b.data[(*at)++];
+        if (marker != 0x00 && marker != 0x01 && (marker < 0xd0 || marker > 0xd8)) return marker;
+    }
+}
+
+// ITU-T T.81 B.1.1: segments up to the data; the frame header is one of SOF0 to SOF15 (without DHT, JPG, DAC), EXIF an
+// APP1 segment.
+static bool read_jpeg(struct bytes b, struct image_header *header, struct error *error) {
+    size_t at = 2, frame = 0;
+    bool oriented = false;
+    for (;;) {
+        uint8_t marker = next_marker(b, &at);
+        bool last = marker == 0xd9 || marker == 0xda; // end of the picture, beginning of its data
+        if (last && !frame)
             return error_set(error, ERROR_INPUT, "the jpeg file has no frame header before its data");
-        if (!has(b, at, 2)) return cut_short(header, error);
-        size_t length = be16(b, at);
-        if (length < 2)
+        size_t length = !marker || last || !has(b, at, 2) ? 0 : be16(b, at);
+        if (marker && !last && has(b, at, 2) && length < 2 && !frame)
             return error_set(error, ERROR_INPUT, "the jpeg file has a segment of length %zu", length);
-        bool frame = marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
-        if (frame) {
+        if (length < 2) break;
+        bool is_frame =
+            marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
+        if (is_frame && !frame) {
             if (!has(b, at, 7)) return cut_short(header, error);
-            return set_size(header, be16(b, at + 5), be16(b, at + 3), error);
+            frame = at;
         }
-        if (!has(b, at, length)) return cut_short(header, error);
+        if (!has(b, at, length)) break;
+        if (marker == 0xe1 && !oriented && length >= 8 && is(b, at + 2, "Exif\0\0", 6)) {
+            header->orientation = read_orientation(b, at + 8, at + length);
+            oriented = true;
+        }
         at += length;
     }
+    if (!frame) return cut_short(header, error);
+    return set_size(header, be16(b, frame + 5), be16(b, frame + 3), error);
 }
 
 // RFC 9649: RIFF, WEBP, then a VP8, VP8L or VP8X chunk.
 static bool read_webp(struct bytes b, struct image_header *header, struct error *error) {
     bool lossless = is(b, 12, "VP8L", 4);
     if (!has(b, 0, lossless ? 25 : 30)) return cut_short(header, error);
-    if (is(b, 12, "VP8X", 4)) return set_size(header, le24(b, 24) + 1, le24(b, 27) + 1, error);
+    if (is(b, 12, "VP8X", 4)) {
+        for (size_t at = 12; has(b, at, 8);) {
+            size_t length = le32(b, at + 4), from = at + 8;
+            if (!has(b, from, length)) break;
+            size_t skip = length >= 6 && is(b, from, "Exif\0\0", 6) ? 6 : 0; // some writers put it there too
+            if (is(b, at, "EXIF", 4)) header->orientation = read_orientation(b, from + skip, from + length);
+            at = from + length + (length & 1);
+        }
+        return set_size(header, le24(b, 24) + 1, le24(b, 27) + 1, error);
+    }
     if (lossless) {
         if (b.data[20] != 0x2f)
             return error_set(error, ERROR_INPUT, "the webp file has a bad VP8L signature");
@@ -206,9 +260,8 @@ static bool is_avif(struct bytes b) {
     return false;
 }
 
-bool image_read_header(const void *data, size_t size, struct image_header *header, struct error *error) {
-    struct bytes b = {data, data ? size : 0};
-    *header = (struct image_header){0};
+static bool read_header(struct bytes b, struct image_header *header, struct error *error) {
+    *header = (struct image_header){.orientation = 1};
     if (b.size == 0) return error_set(error, ERROR_INPUT, "the picture is empty");
     if (is(b, 0, "\x89PNG\r\n\x1a\n", 8)) {
         header->format = IMAGE_PNG;
@@ -231,4 +284,14 @@ bool image_read_header(const void *data, size_t size, struct image_header *heade
         return read_avif(b, header, error);
     }
     return error_set(error, ERROR_INPUT, "not a picture in a known format (expected PNG, JPEG or WebP)");
+}
+
+bool image_read_header(const void *data, size_t size, struct image_header *header, struct error *error) {
+    if (!read_header((struct bytes){data, data ? size : 0}, header, error)) return false;
+    if (header->orientation >= 5) {
+        int width = header->width;
+        header->width = header->height;
+        header->height = width;
+    }
+    return true;
 }

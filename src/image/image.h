@@ -25,7 +25,9 @@ enum image_format image_format_from_name(const char *name); // also "jpg"; IMAGE
 // What a file says of itself in its first bytes; nothing is decoded, no library is called: safe in the server.
 struct image_header {
     enum image_format format;
-    int width, height;
+    int width,
+        height; // upright: an EXIF orientation (JPEG, PNG, WebP) is followed where the bytes at hand hold it
+    int orientation; // EXIF's, 1 to 8; 1 where nothing is said. 5 to 8 are turned by a quarter
 };
 bool image_read_header(const void *data, size_t size, struct image_header *header, struct error *error);
 

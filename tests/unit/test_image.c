@@ -101,6 +101,67 @@ static void test_headers(void **state) {
     assert_int_equal(header.height, 256);
 }
 
+// What the header says of a turned file is what the decoder makes of it; cut short, it says what is left to see.
+static void test_turned_headers(void **state) {
+    static const struct {
+        const char *name;
+        int orientation;
+    } files[] = {{"turned2.jpg", 2}, {"turned3.jpg", 3}, {"turned4.jpg", 4}, {"turned5.jpg", 5},
+                 {"turned6.jpg", 6}, {"turned7.jpg", 7}, {"turned8.jpg", 8}, {"turned6.png", 6},
+                 {"rgb.jpg", 1},     {"rgb.png", 1}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        size_t size;
+        char *data = read_fixture(files[i].name, &size);
+        struct image_header header;
+        struct image image;
+        struct error error = {0};
+        assert_true(image_read_header(data, size, &header, &error));
+        assert_int_equal(header.orientation, files[i].orientation);
+        assert_true(image_decode("x", data, size, 0, true, &image, &error));
+        assert_int_equal(header.width, image.width);
+        assert_int_equal(header.height, image.height);
+        assert_int_equal(image.width, files[i].orientation >= 5 ? 13 : 19);
+        image_free(&image);
+        for (size_t part = 0; part < size; part++) { // no byte behind the end is read
+            char *copy = malloc(part ? part : 1);
+            struct error cause = {0};
+            assert_non_null(copy);
+            memcpy(copy, data, part);
+            if (image_read_header(copy, part, &header, &cause))
+                assert_int_equal(header.width + header.height, 32);
+            free(copy);
+        }
+        free(data);
+    }
+    // WebP has its EXIF at the end: a file of our own, whose block is replaced by one with an orientation, both ways round.
+    struct image image, back;
+    struct error error = {0};
+    struct buffer out = {0};
+    assert_true(image_alloc(&image, 30, 20, &error));
+    memset(image.pixels, 99, 30 * 20 * 3);
+    struct image_encode_options options = {
+        .format = IMAGE_WEBP,
+        .quality = 50,
+        .metadata = {.comment = "a comment that makes room for the block"}};
+    assert_true(image_encode(&image, &options, &out, &error));
+    char *block = memmem(out.data, out.length, "II*", 4);
+    assert_non_null(block);
+    static const char little[] = "II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0";
+    static const char big[] = "MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x08\0\0\0\0\0\0";
+    for (int i = 0; i < 2; i++) {
+        struct image_header header;
+        memcpy(block, i ? big : little, sizeof little - 1);
+        assert_true(image_read_header(out.data, out.length, &header, &error));
+        assert_int_equal(header.orientation, i ? 8 : 6);
+        assert_true(image_decode("x", out.data, out.length, 0, true, &back, &error));
+        assert_int_equal(header.width * 100 + header.height, back.width * 100 + back.height);
+        assert_int_equal(back.width, 20);
+        image_free(&back);
+    }
+    buffer_free(&out);
+    image_free(&image);
+}
+
 // Decodes what must fail; the message must be one line that begins with the name and holds [part].
 static void expect_refusal(const void *data, size_t size, int64_t pixels_most, const char *part) {
     struct image image;
@@ -430,11 +491,12 @@ int main(void) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_as_pillow),      cmocka_unit_test(test_headers),
-        cmocka_unit_test(test_bad_files),      cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_flipped),        cmocka_unit_test(test_encode),
-        cmocka_unit_test(test_quality),        cmocka_unit_test(test_transparent),
-        cmocka_unit_test(test_alpha_of_files), cmocka_unit_test(test_cut_background),
-        cmocka_unit_test(test_one_pixel),      cmocka_unit_test(test_names),
+        cmocka_unit_test(test_turned_headers), cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_truncated),      cmocka_unit_test(test_flipped),
+        cmocka_unit_test(test_encode),         cmocka_unit_test(test_quality),
+        cmocka_unit_test(test_transparent),    cmocka_unit_test(test_alpha_of_files),
+        cmocka_unit_test(test_cut_background), cmocka_unit_test(test_one_pixel),
+        cmocka_unit_test(test_names),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     image_library_stop();
