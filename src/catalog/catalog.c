@@ -288,7 +288,8 @@ static struct model_card *make_card(const struct catalog *catalog, const struct 
         text, sizeof text,
         "{card: 1, id: \"%s\", name: \"%s\", creator: owner, creator_name: \"the owner of this server\", "
         "family: \"%s\", release: 1970-01-01, summary: \"A model that the owner of this server has "
-        "installed.\", licence: {name: \"%s\", spdx: \"%s\", commercial: %s}, "
+        "installed.\", licence: {name: \"%s\", spdx: \"%s\", commercial: %s, "
+        "notice: \"%s\"}, "
         "modes: [text-to-image, image-edit], sizes: {default: %dx%d, multiple: %d, sides: {least: %d, "
         "most: %d}, ratios: {least: \"1:8\", most: \"8:1\"}, tiers: {least: 0.0625K, most: 2K}}, "
         "references: {most: 4}, steps: {default: %d}, guidance: %g, "
@@ -296,9 +297,10 @@ static struct model_card *make_card(const struct catalog *catalog, const struct 
         "providers: [{slug: local, name: this machine, models: {text-to-image: \"%s\", image-edit: "
         "\"%s\"}, images: 10}]}",
         folder->id, folder->id, folder->id, known ? spdx : "not known to limn", spdx,
-        is_free(spdx) ? "true" : "false", width, height, multiple, least, most,
-        folder->steps > 0 ? folder->steps : 1, folder->guidance > 0 ? folder->guidance : 0.0, folder->id,
-        folder->id, folder->id);
+        is_free(spdx) ? "true" : "false",
+        known ? "Read it before the model is used" : "Ask whoever made the model", width, height, multiple,
+        least, most, folder->steps > 0 ? folder->steps : 1, folder->guidance > 0 ? folder->guidance : 0.0,
+        folder->id, folder->id, folder->id);
     if (size < 0 || size >= (int)sizeof text) {
         error_set(error, ERROR_INPUT, "the model's name is too long");
         return NULL;

@@ -69,7 +69,7 @@ bool catalog_set_default(struct catalog *catalog, const char *id, struct error *
 // The object of GET models/{id}: OpenAI's id, object, created, owned_by, and what limn adds (name, family, modes, modalities,
 // licence, limits, prices, providers, installed, aliases, ...). NULL when memory is gone; the caller decref's.
 json_t *catalog_model_json(const struct catalog *catalog, const struct model_card *card);
-// {"object":"list","data":[...]}: models whose weights are here (or that another provider serves) first, then the others.
+// {"object":"list","data":[...]}: the default model, then those that can be had, then the others; without sections and FAQ.
 json_t *catalog_models_json(const struct catalog *catalog);
 // GET models/{id}?schema=true: {"id","object":"model.schema","modes":{"text-to-image":{JSON Schema of the body},...},
 // "parameters":[{name, group, type, modes, handling by provider, ...}]}.

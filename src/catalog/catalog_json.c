@@ -126,7 +126,7 @@ static json_t *aliases_json(const struct catalog *catalog, const struct model_ca
     return list;
 }
 
-json_t *catalog_model_json(const struct catalog *catalog, const struct model_card *card) {
+static json_t *model_json(const struct catalog *catalog, const struct model_card *card, bool texts) {
     json_t *providers = json_array();
     for (int i = 0; i < card->provider_count; i++)
         json_array_append_new(providers, provider_json(catalog, card, &card->providers[i]));
@@ -150,24 +150,31 @@ json_t *catalog_model_json(const struct catalog *catalog, const struct model_car
     json_decref(more);
     if (object && !card->weights.found && card->weights.get && *card->weights.get)
         json_object_set_new(object, "how_to_install", json_string(card->weights.get));
-    if (object) json_object_set_new(object, "sections", pairs_json(&card->sections, "title", "text"));
-    if (object) json_object_set_new(object, "faq", pairs_json(&card->faq, "question", "answer"));
+    if (object && texts)
+        json_object_set_new(object, "sections", pairs_json(&card->sections, "title", "text"));
+    if (object && texts) json_object_set_new(object, "faq", pairs_json(&card->faq, "question", "answer"));
     return object;
 }
 
+json_t *catalog_model_json(const struct catalog *catalog, const struct model_card *card) {
+    return model_json(catalog, card, true);
+}
+
+// The default model first, then those that can be had, then the others.
+static int rank(const struct catalog *catalog, const struct model_card *card) {
+    if (!strcmp(card->id, catalog->default_model)) return 0;
+    return serving(catalog, card) ? 1 : 2;
+}
+
+// Without the pages' texts, which are long.
 json_t *catalog_models_json(const struct catalog *catalog) {
     json_t *data = json_array();
-    for (int pass = 0; pass < 2; pass++)
+    for (int wanted = 0; wanted < 3; wanted++)
         for (int i = 0; i < catalog->count; i++) {
-            const struct model_card *card = catalog->cards[i];
-            if ((serving(catalog, card) != NULL) != (pass == 0)) continue;
-            json_t *object = catalog_model_json(catalog, card);
-            if (!object || json_array_append_new(data, object)) {
-                json_decref(data);
-                return NULL;
-            }
-            json_object_del(object, "sections"); // long; GET models/{id} has them
-            json_object_del(object, "faq");
+            if (rank(catalog, catalog->cards[i]) != wanted) continue;
+            if (json_array_append_new(data, model_json(catalog, catalog->cards[i], false)) == 0) continue;
+            json_decref(data);
+            return NULL;
         }
     return json_pack("{s:s, s:o}", "object", "list", "data", data);
 }

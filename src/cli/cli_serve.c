@@ -355,7 +355,8 @@ static void tell_licence(const struct catalog *catalog, const char *model) {
     struct error ignored = {0};
     const struct model_card *card = catalog_look_up(catalog, model, &ignored);
     if (card && !card->licence.commercial)
-        printf("Its licence: %s. %s\n", card->licence.name, card->licence.notice ? card->licence.notice : "");
+        printf("Its licence: %s%s%s\n", card->licence.name, card->licence.notice ? ". " : "",
+               card->licence.notice ? card->licence.notice : "");
 }
 
 static void greet(const struct server *server, const struct catalog *catalog) {

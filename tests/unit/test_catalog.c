@@ -446,6 +446,11 @@ static void model_objects(void **state) {
     assert_string_equal(text_at(list, "object"), "list");
     assert_int_equal(json_array_size(data), 4);
     assert_string_equal(text_at(json_array_get(data, 0), "id"), "pictogram"); // what can be had comes first
+    struct error error = {0};
+    assert_ok(catalog_set_default(catalog, "flux.2-klein-4b", &error), error);
+    json_t *other = catalog_models_json(catalog);
+    assert_string_equal(text_at(json_array_get(json_object_get(other, "data"), 0), "id"), "flux.2-klein-4b");
+    json_decref(other);
     json_t *model = catalog_model_json(catalog, card_of("flux.2-dev-turbo"));
     assert_string_equal(text_at(model, "object"), "model");
     assert_int_equal(json_integer_value(json_object_get(model, "created")), 1766966400);
