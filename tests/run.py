@@ -200,6 +200,12 @@ def api():
                    env={"LIMN": str(BUILD / "release" / "limn"), "LIMN_NODE_MODULES": str(modules / "node_modules")})
 
 
+def killed(kills):
+    def step():
+        return counted([sys.executable, "tests/fault/kill_server.py", "--kills", str(kills)], timeout=300 + 5 * kills)
+    return step
+
+
 def judge():
     python = environment("judge", ROOT / "training/judge/requirements.txt")
     return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "training/judge/test_judge.py"],
@@ -228,6 +234,7 @@ def steps_for(options):
             ("parity", parity),
             ("fuzz", fuzz(300 if options.long else 10)),
             ("api", api),
+            ("faults: the server is killed", killed(200 if options.long else 30)),
             ("judge", judge), ("judged pictures", judged_pictures)]
 
 

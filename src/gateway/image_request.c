@@ -113,6 +113,9 @@ bool image_request_fill(struct image_request *request, struct image_reference *p
 
 bool image_request_add_reference(struct image_request *request, const char *file, const void *data,
                                  size_t size, struct api_error *error) {
+    if (request->mode == MODE_GENERATION)
+        return api_error_set(error, API_INVALID_REQUEST, "image",
+                             "image: pictures are taken by /images/edits");
     if (request->reference_count == REFERENCES_MOST)
         return api_error_set(error, API_INVALID_REQUEST, "image",
                              "image: more than %d pictures, the model takes at most %d", REFERENCES_MOST,

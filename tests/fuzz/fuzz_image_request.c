@@ -1,5 +1,5 @@
 // The body of a request for pictures: JSON, or the fields of a form. In the first byte, bit 0 says that the values came from a
-// form, bit 1 that it is an edit, bit 2 that a picture came along.
+// form, bit 1 that it is an edit, bit 2 that a picture came along with that.
 #include "fuzz.h"
 
 #include "gateway/image_request.h"
@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct image_request request;
     struct api_error refused = {0};
     image_request_init(&request, data[0] & 2 ? MODE_EDIT : MODE_GENERATION, "req_0");
-    if (data[0] & 4)
+    if ((data[0] & 6) == 6)
         promise(image_request_add_reference(&request, "file", picture, sizeof picture, &refused));
     if (image_request_read(&request, fields, data[0] & 1, &refused)) {
         promise_request(&request);
