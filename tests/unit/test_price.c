@@ -1,6 +1,7 @@
 #include "unit.h"
 
 #include "catalog/price.h"
+#include "flux/references.h"
 
 // The two components of the model page: 0.008 USD a megapixel, in and out.
 static const struct price_list PAGE = {
@@ -85,6 +86,24 @@ static void images_and_tokens(void **state) {
     assert_int_equal(cost(&tokens, use), 819 + 22);
 }
 
+// Tokens are billed as the engine counts them.
+static void reference_tokens_are_the_engines(void **state) {
+    static const int sides[] = {64,   65,   79,   100,  500,  777,  1000, 1023,
+                                1024, 1025, 1919, 2048, 3001, 4096, 5000};
+    enum { COUNT = sizeof sides / sizeof *sides };
+    const struct price_list list = {{{PRICE_INPUT, PRICE_TOKEN, 1000000}}, 1}; // a micro-dollar each
+    for (int i = 0; i < COUNT * COUNT; i++) {
+        struct reference_size size;
+        struct error error = {0};
+        int width = sides[i % COUNT], height = sides[i / COUNT];
+        if (!reference_size("image", width, height, 1048576, 16, &size, &error))
+            continue; // its shape is refused
+        struct price_use use = {.calls = 1, .reference_count = 1};
+        use.references[0] = (struct price_picture){width, height};
+        assert_int_equal(cost(&list, use), size.width / 16 * (size.height / 16));
+    }
+}
+
 static void nothing_costs_nothing(void **state) {
     const struct price_list free_of_charge = {{{0}}, 0};
     assert_int_equal(cost(&free_of_charge, pictures(1024, 1024, 10)), 0);
@@ -154,6 +173,7 @@ int main(void) {
         cmocka_unit_test(each_picture_is_rounded_up_by_itself),
         cmocka_unit_test(references_are_paid_for_once_a_call),
         cmocka_unit_test(images_and_tokens),
+        cmocka_unit_test(reference_tokens_are_the_engines),
         cmocka_unit_test(nothing_costs_nothing),
         cmocka_unit_test(the_dearest_request_can_be_counted),
         cmocka_unit_test(estimate_body),

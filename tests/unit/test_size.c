@@ -1,6 +1,7 @@
 #include "unit.h"
 
 #include "catalog/size.h"
+#include "flux/references.h"
 
 #include <math.h>
 
@@ -125,6 +126,21 @@ static void every_size_lies_within_the_limits(void **state) {
     }
 }
 
+// An edit that says nothing gets the size that the reference pipeline gives it: the first reference's, as the engine prepares it.
+static void an_edits_default_is_the_engines(void **state) {
+    const struct size_rules *rules = rules_of("dev");
+    const struct size_request nothing = {0};
+    for (int width = 64; width <= 2048; width += 61)
+        for (int height = 64; height <= 2048; height += 67) {
+            struct reference_size expected;
+            struct error error = {0};
+            if (!reference_size("image", width, height, 1048576, 16, &expected, &error)) continue;
+            struct size_result size = size_resolve(rules, &nothing, width, height);
+            assert_int_equal(size.render_width, expected.width);
+            assert_int_equal(size.render_height, expected.height);
+        }
+}
+
 static void nearest_is_by_logarithm(void **state) {
     struct size_axis list = {2, {4, 8}, 0, 0}, range = RANGE(2, 3);
     assert_true(size_nearest(&list, 7) == 8);        // the page's example
@@ -141,6 +157,7 @@ int main(void) {
         cmocka_unit_test(what_another_overrides_is_noted),
         cmocka_unit_test(a_tier_as_size_is_pointed_to_resolution),
         cmocka_unit_test(every_size_lies_within_the_limits),
+        cmocka_unit_test(an_edits_default_is_the_engines),
         cmocka_unit_test(nearest_is_by_logarithm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
