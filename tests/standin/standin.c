@@ -26,7 +26,8 @@ enum { SIDE_DEFAULT = 256, MULTIPLE = 16, COLOURS = 8, CACHED_MOST = 64, HEADER_
 struct cached { // an encoded picture
     int width, height, colour, quality;
     enum image_format format;
-    bool noise;
+    bool noise, wants_alpha;
+    bool transparent; // what came of that
     struct buffer bytes;
 };
 
@@ -149,37 +150,49 @@ static void paint(struct image *image, int colour, bool noise) {
     }
 }
 
-static const struct buffer *picture_of(struct standin *standin, const struct job *job, int colour,
+static const struct cached *picture_of(struct standin *standin, const struct job *job, int colour,
                                        struct error *error) {
     bool noise = words_have(&job->words, "noise");
     for (int i = 0; i < CACHED_MOST; i++) {
         struct cached *at = &standin->cache[i];
         if (at->bytes.length && at->width == job->width && at->height == job->height &&
             at->colour == colour && at->format == job->format && at->quality == job->quality &&
-            at->noise == noise)
-            return &at->bytes;
+            at->noise == noise && at->wants_alpha == job->transparent)
+            return at;
     }
     struct cached *free_one = &standin->cache[standin->next_cached++ % CACHED_MOST];
     buffer_free(&free_one->bytes);
-    *free_one = (struct cached){job->width, job->height, colour, job->quality, job->format, noise, {0}};
+    *free_one = (struct cached){.width = job->width,
+                                .height = job->height,
+                                .colour = colour,
+                                .quality = job->quality,
+                                .format = job->format,
+                                .noise = noise,
+                                .wants_alpha = job->transparent};
+    struct image_alpha alpha = {0};
     struct image image;
     if (!image_alloc(&image, job->width, job->height, error)) return NULL;
     paint(&image, colour, noise);
+    free_one->transparent = job->transparent && image_cut_background(&image, &alpha, error);
     struct image_encode_options options = {.format = job->format,
                                            .quality = job->quality,
+                                           .alpha = alpha.values,
                                            .metadata = {"AI generated;standin", "limn", "stand-in"}};
     bool good = image_encode(&image, &options, &free_one->bytes, error);
     image_free(&image);
-    if (good) return &free_one->bytes;
+    image_alpha_free(&alpha);
+    if (good) return free_one;
     buffer_free(&free_one->bytes);
     return NULL;
 }
 
 // "<job>-<attempt>-<tag>.<format>" in the spool.
 static bool write_picture(struct standin *standin, const struct job *job, const char *tag, int colour,
-                          char name[NAME_FILE_MOST], struct error *error) {
-    const struct buffer *bytes = picture_of(standin, job, colour, error);
-    if (!bytes) return false;
+                          char name[NAME_FILE_MOST], bool *transparent, struct error *error) {
+    const struct cached *picture = picture_of(standin, job, colour, error);
+    if (!picture) return false;
+    const struct buffer *bytes = &picture->bytes;
+    *transparent = picture->transparent;
     snprintf(name, NAME_FILE_MOST, "%s-%lld-%s.%s", standin->job, (long long)standin->attempt, tag,
              image_format_name(job->format));
     char *path = path_join(standin->spool, name);
@@ -346,6 +359,9 @@ static bool read_job(struct standin *standin, struct job *job, const char *promp
     job->quality = number_of(job, "output_quality");
     job->previews = number_of(job, "preview_count");
     job->transparent = json_is_true(json_object_get(job->message, "transparent"));
+    if (job->transparent && job->format == IMAGE_JPEG)
+        return error_set_field(error, ERROR_INPUT, "background",
+                               "a jpeg picture has no transparent background");
     int sigmas = (int)json_array_size(json_object_get(job->message, "sigmas")),
         steps = number_of(job, "steps");
     job->steps = sigmas ? sigmas : steps ? steps : words_number(&job->words, "steps", 4);
@@ -383,7 +399,9 @@ static bool take_steps(struct standin *standin, const struct job *job, int image
         char name[NAME_FILE_MOST], tag[48];
         snprintf(tag, sizeof tag, "preview-%d-%d", image, step);
         wait_for(standin, words_number(&job->words, "preview", 0));
-        if (!write_picture(standin, job, tag, (image + step) % COLOURS, name, error)) return false;
+        bool transparent;
+        if (!write_picture(standin, job, tag, (image + step) % COLOURS, name, &transparent, error))
+            return false;
         say_of_job(standin, "preview",
                    json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "file", name, "image", image, "step", step,
                              "steps", job->steps, "width", job->width, "height", job->height));
@@ -398,11 +416,12 @@ static bool deliver(struct standin *standin, const struct job *job, struct error
         snprintf(tag, sizeof tag, "%d", i);
         say_progress(standin, job, "decode", i, job->steps - 1);
         if (i == 0 && !at_stage(standin, job, "decode", error)) return false;
-        if (!write_picture(standin, job, tag, (int)(seed % COLOURS), name, error)) return false;
+        bool transparent;
+        if (!write_picture(standin, job, tag, (int)(seed % COLOURS), name, &transparent, error)) return false;
         say_of_job(standin, "image",
                    json_pack("{s:s, s:i, s:i, s:i, s:i, s:I, s:b}", "file", name, "image", i, "images",
                              job->count, "width", job->width, "height", job->height, "seed", (json_int_t)seed,
-                             "transparent", 0));
+                             "transparent", transparent));
         if (i == 0 && !at_stage(standin, job, "image", error)) return false;
     }
     return at_stage(standin, job, "done", error);
