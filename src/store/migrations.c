@@ -45,8 +45,7 @@ static const char RECORDS[] =
     " provider TEXT NOT NULL, provider_model TEXT, status INTEGER NOT NULL, queued_at INTEGER NOT NULL,"
     " dispatched_at INTEGER NOT NULL, first_byte_at INTEGER NOT NULL, ended_at INTEGER NOT NULL,"
     " error_code TEXT, error_message TEXT, cost_micros INTEGER NOT NULL, images INTEGER NOT NULL,"
-    " PRIMARY KEY (request, number)) WITHOUT ROWID;"
-    "CREATE INDEX attempts_ended ON attempts (ended_at);";
+    " PRIMARY KEY (request, number)) WITHOUT ROWID;";
 
 // 2: budgets. A row for each key and each day, month (start: their first microsecond) and in all (start 0).
 static const char BUDGETS[] =

@@ -1,5 +1,7 @@
-// See statistics.h. Percentiles are exact: SQLite sorts (on disk when it is much), the walk picks the ranks.
+// See statistics.h. One walk over requests and their attempts, both in the order in which they lie in the file; the times of
+// each group are collected and sorted.
 #include "store/statistics.h"
+#include "base/clock.h"
 #include "store/listing.h"
 #include "store/store.h"
 #include "store/usage.h"
@@ -7,21 +9,37 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    SAMPLES_MOST = 2000000, // attempts whose times are kept in memory: 12 bytes each
+    QUIET_TIMES = 50,       // computing takes at most one part in so many of the reading thread's time
+};
+
 struct statistics {
     json_t *all; // what was computed last, unfiltered
     int64_t computed_at;
+    double compute_seconds;
+};
+
+// Microseconds, at most 71 minutes.
+struct times {
+    uint32_t *values;
+    size_t count, capacity;
 };
 
 // One line of the figures.
 struct group {
     char *model, *provider, *mode;
-    int64_t attempts, good, failed, images, cost, total_micros, first_bytes;
-    int64_t p50, p95, first_p50, first_p95, queue_p50, queue_p95; // microseconds, -1: none
+    int64_t attempts, good, failed, images, cost;
+    double total; // microseconds of those that succeeded
+    struct times generation, first_byte, queue;
+    int64_t p50; // of generation; -1: none
 };
 
 struct groups {
     struct group *items;
     size_t count, capacity;
+    size_t last;    // the group found last: neighbours are often of one
+    int64_t stride; // the times of every so many attempts are kept
 };
 
 struct statistics *statistics_open(struct error *error) {
@@ -38,14 +56,28 @@ void statistics_close(struct statistics *statistics) {
 
 static void free_groups(struct groups *groups) {
     for (size_t i = 0; i < groups->count; i++) {
-        free(groups->items[i].model);
-        free(groups->items[i].provider);
-        free(groups->items[i].mode);
+        struct group *group = &groups->items[i];
+        free(group->model);
+        free(group->provider);
+        free(group->mode);
+        free(group->generation.values);
+        free(group->first_byte.values);
+        free(group->queue.values);
     }
     free(groups->items);
 }
 
-static struct group *new_group(struct groups *groups) {
+static bool is_group(const struct group *group, const char *const names[3]) {
+    return !strcmp(group->model, names[0]) && !strcmp(group->provider, names[1]) &&
+           !strcmp(group->mode, names[2]);
+}
+
+// The group of that name, made when there is none yet; NULL when memory is gone.
+static struct group *find_group(struct groups *groups, const char *const names[3]) {
+    if (groups->last < groups->count && is_group(&groups->items[groups->last], names))
+        return &groups->items[groups->last];
+    for (size_t i = 0; i < groups->count; i++)
+        if (is_group(&groups->items[i], names)) return &groups->items[groups->last = i];
     if (groups->count == groups->capacity) {
         size_t capacity = groups->capacity ? groups->capacity * 2 : 16;
         struct group *items = realloc(groups->items, capacity * sizeof *items);
@@ -53,119 +85,101 @@ static struct group *new_group(struct groups *groups) {
         groups->items = items;
         groups->capacity = capacity;
     }
-    struct group *group = &groups->items[groups->count++];
-    *group = (struct group){
-        .p50 = -1, .p95 = -1, .first_p50 = -1, .first_p95 = -1, .queue_p50 = -1, .queue_p95 = -1};
-    return group;
-}
-
-static char *column_copy(sqlite3_stmt *row, int column) {
-    const char *text = (const char *)sqlite3_column_text(row, column);
-    return strdup(text ? text : "");
-}
-
-// Status 2 is COMPLETED, 3 FAILED; the others count for neither.
-#define WINDOW                                                                                               \
-    " FROM attempts a JOIN requests r ON r.seq = a.request WHERE a.ended_at >= ?1 AND a.provider != ''"
-#define GROUPS " r.model, a.provider, r.mode"
-
-static bool count_groups(struct database *database, int64_t since, struct groups *groups,
-                         struct error *error) {
-    sqlite3_stmt *row =
-        database_query(database, error,
-                       "SELECT" GROUPS
-                       ", count(*), sum(a.status = 2), sum(a.status = 3), sum(a.images), sum(a.cost_micros), "
-                       "sum((a.ended_at - a.dispatched_at) * (a.status = 2)), sum(a.status = 2 AND "
-                       "a.first_byte_at > 0)" WINDOW " GROUP BY" GROUPS " ORDER BY" GROUPS,
-                       "i", since);
-    bool more;
-    while (database_next(database, row, &more, error)) {
-        if (!more) return true;
-        struct group *group = new_group(groups);
-        if (group) {
-            group->model = column_copy(row, 0);
-            group->provider = column_copy(row, 1);
-            group->mode = column_copy(row, 2);
-        }
-        if (!group || !group->model || !group->provider || !group->mode) {
-            database_end(row);
-            return error_set(error, ERROR_MEMORY, "no memory for statistics");
-        }
-        int64_t *const numbers[] = {&group->attempts,   &group->good, &group->failed,
-                                    &group->images,     &group->cost, &group->total_micros,
-                                    &group->first_bytes};
-        for (int i = 0; i < 7; i++) *numbers[i] = sqlite3_column_int64(row, 3 + i);
+    struct group made = {
+        .model = strdup(names[0]), .provider = strdup(names[1]), .mode = strdup(names[2]), .p50 = -1};
+    if (!made.model || !made.provider || !made.mode) {
+        free(made.model);
+        free(made.provider);
+        free(made.mode);
+        return NULL;
     }
-    return false;
+    groups->last = groups->count;
+    groups->items[groups->count++] = made;
+    return &groups->items[groups->last];
 }
 
-// The nearest rank, from 0: the smallest that at least [percent] of [count] do not exceed.
-static int64_t rank_of(int percent, int64_t count) {
-    int64_t rank = (count * percent + 99) / 100;
-    return rank > 0 ? rank - 1 : 0;
-}
-
-enum measure { GENERATION, FIRST_BYTE };
-
-// Walks the sorted times of all groups; both come in the order of the groups.
-static bool pick(struct database *database, int64_t since, struct groups *groups, enum measure measure,
-                 struct error *error) {
-    static const char generation[] =
-        "SELECT" GROUPS ", a.ended_at - a.dispatched_at" WINDOW " AND a.status = 2 ORDER BY" GROUPS ", 4";
-    static const char first_byte[] = "SELECT" GROUPS ", a.first_byte_at - a.dispatched_at" WINDOW
-                                     " AND a.status = 2 AND a.first_byte_at > 0 ORDER BY" GROUPS ", 4";
-    sqlite3_stmt *row =
-        database_query(database, error, measure == GENERATION ? generation : first_byte, "i", since);
-    size_t at = 0;
-    int64_t seen = 0;
-    bool more;
-    while (database_next(database, row, &more, error)) {
-        if (!more) return true;
-        const char *names[3];
-        for (int i = 0; i < 3; i++) names[i] = (const char *)sqlite3_column_text(row, i);
-        for (; at < groups->count; at++, seen = 0) {
-            const struct group *group = &groups->items[at];
-            if (names[0] && names[1] && names[2] && !strcmp(group->model, names[0]) &&
-                !strcmp(group->provider, names[1]) && !strcmp(group->mode, names[2]))
-                break;
-        }
-        if (at == groups->count) {
-            database_end(row);
-            return true;
-        }
-        struct group *group = &groups->items[at];
-        int64_t count = measure == GENERATION ? group->good : group->first_bytes;
-        int64_t value = sqlite3_column_int64(row, 3);
-        if (seen == rank_of(50, count)) *(measure == GENERATION ? &group->p50 : &group->first_p50) = value;
-        if (seen == rank_of(95, count)) *(measure == GENERATION ? &group->p95 : &group->first_p95) = value;
-        seen++;
+static bool keep_time(struct times *times, int64_t from, int64_t to) {
+    if (times->count == times->capacity) {
+        size_t capacity = times->capacity ? times->capacity * 2 : 256;
+        uint32_t *values = realloc(times->values, capacity * sizeof *values);
+        if (!values) return false;
+        times->values = values;
+        times->capacity = capacity;
     }
-    return false;
-}
-
-static bool pick_queue(struct database *database, int64_t since, struct groups *groups, struct error *error) {
-    static const char count_sql[] =
-        "SELECT count(*)" WINDOW
-        " AND a.queued_at > 0 AND a.dispatched_at > 0 AND r.model = ?2 AND a.provider = ?3 "
-        "AND r.mode = ?4";
-    static const char rank_sql[] =
-        "SELECT a.dispatched_at - a.queued_at" WINDOW
-        " AND a.queued_at > 0 AND a.dispatched_at > 0 AND r.model = ?2 AND a.provider = ?3 "
-        "AND r.mode = ?4 ORDER BY 1 LIMIT 1 OFFSET ?5";
-    for (size_t i = 0; i < groups->count; i++) {
-        struct group *group = &groups->items[i];
-        int64_t count;
-        if (!database_integer(database, error, 0, &count, count_sql, "isss", since, group->model,
-                              group->provider, group->mode))
-            return false;
-        if (!count) continue;
-        if (!database_integer(database, error, -1, &group->queue_p50, rank_sql, "isssi", since, group->model,
-                              group->provider, group->mode, rank_of(50, count)) ||
-            !database_integer(database, error, -1, &group->queue_p95, rank_sql, "isssi", since, group->model,
-                              group->provider, group->mode, rank_of(95, count)))
-            return false;
-    }
+    int64_t took = to > from ? to - from : 0;
+    times->values[times->count++] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
     return true;
+}
+
+// The columns of the walk: 0 model, 1 provider, 2 mode, 3 status, 4 queued, 5 dispatched, 6 first byte, 7 ended, 8 images,
+// 9 cost.
+static bool count_attempt(struct groups *groups, sqlite3_stmt *row, bool sampled) {
+    const char *names[3];
+    for (int i = 0; i < 3; i++) {
+        names[i] = (const char *)sqlite3_column_text(row, i);
+        if (!names[i]) names[i] = "";
+    }
+    struct group *group = find_group(groups, names);
+    if (!group) return false;
+    int status = sqlite3_column_int(row, 3);
+    int64_t queued = sqlite3_column_int64(row, 4), dispatched = sqlite3_column_int64(row, 5),
+            first = sqlite3_column_int64(row, 6), ended = sqlite3_column_int64(row, 7);
+    bool good = status == STORE_COMPLETED;
+    group->attempts++;
+    group->good += good;
+    group->failed += status == STORE_FAILED;
+    group->images += sqlite3_column_int64(row, 8);
+    group->cost += sqlite3_column_int64(row, 9);
+    if (good) group->total += (double)(ended - dispatched);
+    if (!sampled) return true;
+    if (queued && dispatched && !keep_time(&group->queue, queued, dispatched)) return false;
+    if (good && !keep_time(&group->generation, dispatched, ended)) return false;
+    return !good || !first || keep_time(&group->first_byte, dispatched, first);
+}
+
+static bool walk(struct database *database, int64_t since, struct groups *groups, struct error *error) {
+    // Requests that came a day before the window may have ended in it. Rows lie in the order of their coming, but for a clock
+    // that was set back: so the first of the first thousand.
+    int64_t from, count;
+    if (!database_integer(
+            database, error, INT64_MAX, &from,
+            "SELECT min(seq) FROM (SELECT seq FROM requests WHERE created_at >= ?1 ORDER BY created_at "
+            "LIMIT 1000)",
+            "i", since - DAY_MICROS) ||
+        !database_integer(database, error, 0, &count, "SELECT max(seq) - ?1 FROM requests", "i", from))
+        return false;
+    groups->stride = count / SAMPLES_MOST + 1;
+    // CROSS JOIN keeps the order: both tables are read as they lie.
+    sqlite3_stmt *row = database_query(database, error,
+                                       "SELECT r.model, a.provider, r.mode, a.status, a.queued_at, "
+                                       "a.dispatched_at, a.first_byte_at, a.ended_at, "
+                                       "a.images, a.cost_micros FROM requests r CROSS JOIN attempts a ON "
+                                       "a.request = r.seq WHERE r.seq >= ?1 AND "
+                                       "a.ended_at >= ?2 AND a.provider != ''",
+                                       "ii", from, since);
+    bool more;
+    for (int64_t number = 0; database_next(database, row, &more, error); number++) {
+        if (!more) return true;
+        if (count_attempt(groups, row, number % groups->stride == 0)) continue;
+        database_end(row);
+        return error_set(error, ERROR_MEMORY, "no memory for statistics");
+    }
+    return false;
+}
+
+static int by_value(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void sort(struct times *times) {
+    if (times->count) qsort(times->values, times->count, sizeof *times->values, by_value);
+}
+
+// By nearest rank: the smallest that at least [percent] do not exceed; -1 when there is none.
+static int64_t percentile(const struct times *times, size_t percent) {
+    if (!times->count) return -1;
+    return times->values[(times->count * percent + 99) / 100 - 1];
 }
 
 // ---------------------------------------------------------------------------------------------------------------- JSON
@@ -179,16 +193,18 @@ static json_t *group_json(const struct group *group) {
     json_t *rate = json_null();
     // Rounded down: 100.0 means that not one failed.
     if (counted) rate = json_real((double)(group->good * 1000 / counted) / 10);
+    int64_t mean = group->good ? (int64_t)(group->total / (double)group->good) : -1;
     return json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:{s:o, s:o, s:o}, s:{s:o, s:o}, s:{s:o, s:o}, s:I, s:o, "
         "s:I}",
         "model", group->model, "provider", group->provider, "mode", group->mode, "requests", group->attempts,
         "ok", group->good, "failed", group->failed, "not_counted", group->attempts - counted, "success_rate",
-        rate, "generation_ms", "p50", milliseconds(group->p50), "p95", milliseconds(group->p95), "mean",
-        milliseconds(group->good ? group->total_micros / group->good : -1), "first_byte_ms", "p50",
-        milliseconds(group->first_p50), "p95", milliseconds(group->first_p95), "queue_ms", "p50",
-        milliseconds(group->queue_p50), "p95", milliseconds(group->queue_p95), "images", group->images,
-        "cost", listing_money(group->cost), "cost_micros", group->cost);
+        rate, "generation_ms", "p50", milliseconds(group->p50), "p95",
+        milliseconds(percentile(&group->generation, 95)), "mean", milliseconds(mean), "first_byte_ms", "p50",
+        milliseconds(percentile(&group->first_byte, 50)), "p95",
+        milliseconds(percentile(&group->first_byte, 95)), "queue_ms", "p50",
+        milliseconds(percentile(&group->queue, 50)), "p95", milliseconds(percentile(&group->queue, 95)),
+        "images", group->images, "cost", listing_money(group->cost), "cost_micros", group->cost);
 }
 
 static int by_speed(const void *a, const void *b) {
@@ -202,14 +218,15 @@ static int by_speed(const void *a, const void *b) {
 static json_t *compute(struct database *database, int64_t since, struct error *error) {
     struct groups groups = {0};
     json_t *data = NULL;
-    // One transaction, so that the walks see the same rows.
-    bool good = database_run(database, error, "BEGIN", "");
-    bool open = good;
-    good = good && count_groups(database, since, &groups, error) &&
-           pick(database, since, &groups, GENERATION, error) &&
-           pick(database, since, &groups, FIRST_BYTE, error) && pick_queue(database, since, &groups, error);
-    if (open) database_run(database, NULL, "COMMIT", "");
+    bool good = walk(database, since, &groups, error);
     if (good && (data = json_array())) {
+        for (size_t i = 0; i < groups.count; i++) {
+            struct group *group = &groups.items[i];
+            sort(&group->generation);
+            sort(&group->first_byte);
+            sort(&group->queue);
+            group->p50 = percentile(&group->generation, 50);
+        }
         if (groups.count) qsort(groups.items, groups.count, sizeof *groups.items, by_speed);
         for (size_t i = 0; i < groups.count && data; i++)
             if (json_array_append_new(data, group_json(&groups.items[i])) != 0) {
@@ -229,10 +246,14 @@ static bool fits(const json_t *group, const char *name, const char *wanted) {
 json_t *statistics_json(struct statistics *statistics, struct database *database,
                         const struct query_stats *query, int64_t now, double age_seconds,
                         struct error *error) {
+    if (age_seconds < statistics->compute_seconds * QUIET_TIMES)
+        age_seconds = statistics->compute_seconds * QUIET_TIMES;
     if (!statistics->all || (double)(now - statistics->computed_at) >= age_seconds * 1e6 ||
         now < statistics->computed_at) {
+        double start = clock_seconds();
         json_t *fresh = compute(database, now - STATISTICS_DAYS * DAY_MICROS, error);
         if (!fresh) return NULL;
+        statistics->compute_seconds = clock_seconds() - start;
         json_decref(statistics->all);
         statistics->all = fresh;
         statistics->computed_at = now;
