@@ -35,6 +35,9 @@ struct line_job {
     bool delivered; // something that cannot be taken back went to the client
     bool cancelled, timed_out;
     int runs; // that were begun
+    enum queue_failure
+        failure; // how and why it is to end, where that was decided before the listener hears of it
+    struct error why;
 };
 
 // Starts as {0}.

@@ -25,6 +25,7 @@ struct slot { // a model
     bool wanted;              // somebody waits for it though it has no job
     bool known;
     bool yields; // its worker is to make room for another model
+    bool broken; // its worker cannot open the model: the queue is to be closed
     int users;   // threads that use the queue without the lock
     int streak;  // line.h
     int passed_over;
@@ -46,8 +47,7 @@ struct scheduler {
     pthread_cond_t wake;    // something changed for the thread
     pthread_cond_t changed; // something changed for those who wait
     struct line line;
-    struct line_job *doomed; // could not be given to their queue
-    struct error doom;       // why
+    struct line_job *doomed; // are to end without having run, see their failure and why
     struct slot slots[SCHEDULER_MODELS_MOST];
     int slot_count, resident, running, reruns;
     int open_jobs; // taken, and their end not reported yet
@@ -81,6 +81,26 @@ static struct line_job *choose_for(struct scheduler *scheduler, struct slot *slo
     return NULL;
 }
 
+// [job], which is not in the line any more, ends as soon as the thread gets to it.
+static void doom(struct scheduler *scheduler, struct line_job *job, enum queue_failure failure,
+                 const struct error *why) {
+    job->failure = failure;
+    job->why = *why;
+    job->next = scheduler->doomed;
+    scheduler->doomed = job;
+    pthread_cond_signal(&scheduler->wake);
+}
+
+// All that wait for a model that cannot be opened.
+static void doom_jobs_of(struct scheduler *scheduler, const struct slot *slot, const struct error *why) {
+    for (struct line_job *job = scheduler->line.first, *next; job; job = next) {
+        next = job->next;
+        if (job->model != slot - scheduler->slots) continue;
+        line_remove(&scheduler->line, job);
+        doom(scheduler, job, QUEUE_FAILURE_MODEL, why);
+    }
+}
+
 // Gives [job] to the slot's queue. The lock is held: queue_submit calls nobody back.
 static void give(struct scheduler *scheduler, struct slot *slot, struct line_job *job) {
     bool own[SCHEDULER_MODELS_MOST] = {0};
@@ -92,12 +112,9 @@ static void give(struct scheduler *scheduler, struct slot *slot, struct line_job
     if (queue_submit(slot->queue, &job->job, &error)) {
         slot->running = job;
         scheduler->running++;
-        return;
+    } else {
+        doom(scheduler, job, QUEUE_FAILURE_JOB, &error);
     }
-    job->next = scheduler->doomed;
-    scheduler->doomed = job;
-    scheduler->doom = error;
-    pthread_cond_signal(&scheduler->wake);
 }
 
 // Every idle worker gets a job where there is one for it.
@@ -105,7 +122,7 @@ static void feed(struct scheduler *scheduler) {
     if (scheduler->stopping) return;
     for (int i = 0; i < scheduler->slot_count && scheduler->line.count > 0; i++) {
         struct slot *slot = &scheduler->slots[i];
-        if (!slot->queue || slot->running || slot->yields) continue;
+        if (!slot->queue || slot->running || slot->yields || slot->broken) continue;
         struct line_job *job = choose_for(scheduler, slot);
         if (job) give(scheduler, slot, job);
     }
@@ -173,6 +190,11 @@ static void on_end(struct slot *slot, struct line_job *job, const struct queue_e
                   "the request was stopped: its time limit of %.0f s has passed",
                   job->deadline - job->submitted);
     }
+    if (event->kind == QUEUE_FAILED && event->failure == QUEUE_FAILURE_MODEL) {
+        slot->broken = true;
+        doom_jobs_of(scheduler, slot, &event->error);
+        pthread_cond_signal(&scheduler->wake);
+    }
     feed(scheduler);
     if (scheduler->line.count > 0) pthread_cond_signal(&scheduler->wake); // room for another model, perhaps
     pthread_mutex_unlock(&scheduler->lock);
@@ -228,7 +250,8 @@ static bool end_one(struct scheduler *scheduler, double now) {
     struct line_job *job = scheduler->doomed;
     if (job) {
         scheduler->doomed = job->next;
-        error = scheduler->doom;
+        failure = job->failure;
+        error = job->why;
     } else {
         for (job = scheduler->line.first; job; job = job->next)
             if (job->cancelled || scheduler->draining || (job->deadline > 0 && job->deadline <= now)) break;
@@ -295,7 +318,7 @@ static void close_slot(struct scheduler *scheduler, struct slot *slot) {
     queue_state(queue, &state);
     slot->workers_started += state.workers_started;
     slot->queue = NULL;
-    slot->yields = false;
+    slot->yields = slot->broken = false;
     slot->passed_over = 0;
     pthread_mutex_unlock(&scheduler->lock);
     queue_close(queue);
@@ -315,16 +338,15 @@ static bool open_slot(struct scheduler *scheduler, struct slot *slot, struct err
     return true;
 }
 
-// A queue that cannot be opened has no jobs: they fail.
-static void doom_jobs_of(struct scheduler *scheduler, int model, const struct error *error) {
-    for (struct line_job *job = scheduler->line.first, *next; job; job = next) {
-        next = job->next;
-        if (job->model != model) continue;
-        line_remove(&scheduler->line, job);
-        job->next = scheduler->doomed;
-        scheduler->doomed = job;
+// A worker that cannot open its model is not started again and again: the next job of the model tries it anew.
+static bool close_broken(struct scheduler *scheduler) {
+    for (int i = 0; i < scheduler->slot_count && !scheduler->stopping; i++) {
+        struct slot *slot = &scheduler->slots[i];
+        if (!slot->broken || !slot->queue || slot->running || slot->users > 0) continue;
+        close_slot(scheduler, slot);
+        return true;
     }
-    scheduler->doom = *error;
+    return false;
 }
 
 // Brings up one model that is needed. False when there is nothing to do, or no room yet.
@@ -346,7 +368,7 @@ static bool change_residents(struct scheduler *scheduler) {
     start->wanted = false;
     if (open_slot(scheduler, start, &error)) return true;
     log_error(scheduler->log, "%s: %s", start->name, error.message);
-    doom_jobs_of(scheduler, (int)(start - scheduler->slots), &error);
+    doom_jobs_of(scheduler, start, &error);
     return true;
 }
 
@@ -375,7 +397,7 @@ static void *run(void *context) {
     pthread_mutex_lock(&scheduler->lock);
     for (;;) {
         double now = clock_seconds();
-        if (end_one(scheduler, now) || change_residents(scheduler)) continue;
+        if (end_one(scheduler, now) || close_broken(scheduler) || change_residents(scheduler)) continue;
         feed(scheduler);
         if (scheduler->doomed) continue;
         double due = keep_time(scheduler, now);

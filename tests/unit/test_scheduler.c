@@ -674,6 +674,43 @@ static void test_no_worker(void **state) {
     assert_string_equal(error.field, "model");
 }
 
+// A model that cannot be opened costs its own jobs only, all of them at once, and is tried anew by the next one.
+static void test_broken_model(void **state) {
+    struct bench *bench = *state;
+    start(bench);
+    struct error error = {0};
+    struct scheduler_model_state model;
+    assert_ok(scheduler_wait_ready(bench->scheduler, "one", 20, NULL, &error), error);
+    setenv("LIMN_STANDIN", "@fatal", 1);
+    for (int i = 0; i < 5; i++) {
+        char id[20];
+        snprintf(id, sizeof id, "job-two-%d", i);
+        struct scheduler_job job = job_of(id, "a", "x");
+        job.model = "two";
+        submit(bench, &job);
+    }
+    double before = clock_seconds();
+    wait_for(bench, &bench->ended, 5);
+    assert_true(clock_seconds() - before < 10);
+    unsetenv("LIMN_STANDIN");
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(bench->seen[i].failed, 1);
+        assert_int_equal(bench->seen[i].last.failure, QUEUE_FAILURE_MODEL);
+        assert_contains(bench->seen[i].last.error.message, "there is no model");
+    }
+    double deadline = clock_seconds() + 10; // its worker is not kept up
+    do assert_true(scheduler_model_state(bench->scheduler, "two", &model));
+    while (model.resident && clock_seconds() < deadline && !usleep(5000));
+    assert_false(model.resident);
+    submit_simple(bench, "job-one-0", "a", "x");
+    struct scheduler_job again = job_of("job-two-5", "a", "x");
+    again.model = "two";
+    submit(bench, &again);
+    wait_for(bench, &bench->ended, 7);
+    assert_int_equal(seen_of(bench, "job-one-0")->done, 1);
+    assert_int_equal(seen_of(bench, "job-two-5")->done, 1);
+}
+
 // Many threads submit and cancel at once; every job that was taken ends once.
 struct crowd {
     struct bench *bench;
@@ -743,6 +780,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_drain, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_close, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_worker, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_broken_model, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_crowd, set_up, tear_down),
         cmocka_unit_test(test_bad_options),
     };
