@@ -3,6 +3,7 @@
 
 #include "base/buffer.h"
 #include "base/yaml.h"
+#include "text/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -201,6 +202,8 @@ static bool set_yaml_text(struct config *config, const struct config_key *key, c
 bool config_set_text(struct config *config, const struct config_key *key, const char *text, const char *from,
                      struct error *error) {
     char expected[EXPECTED_MOST];
+    if (!utf8_valid(text, strlen(text)))
+        return error_set(error, ERROR_INPUT, "%s: expected text in UTF-8", from);
     bool map = key->type == CONFIG_PAIRS || key->type == CONFIG_PRICES;
     if (map && !*text) return true;
     if (map || (key->type == CONFIG_TEXTS && *text == '['))
@@ -287,17 +290,25 @@ bool config_set_node(struct config *config, const struct config_key *key, const 
 
 // --------------------------------------------------------------------------------------------------------- to a text
 
-// A text in double quotes, as YAML and JSON read it.
+// What libyaml reads raw and does not take for a line break.
+static bool is_plain(int32_t point) {
+    if (point < 0x80) return point >= 0x20 && point < 0x7f && point != '"' && point != '\\';
+    return point >= 0xa0 && point != 0x2028 && point != 0x2029 && point != 0xfeff && point != 0xfffe &&
+           point != 0xffff;
+}
+
+// A text in double quotes, as YAML reads it.
 static bool add_quoted(struct buffer *out, const char *text) {
     bool good = buffer_add_string(out, "\"");
-    for (; good && *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            good = buffer_printf(out, "\\%c", c);
-        else if (c < 0x20 || c == 0x7f)
-            good = buffer_printf(out, "\\x%02x", c);
+    for (size_t left = strlen(text); good && left;) {
+        int32_t point;
+        size_t size = utf8_decode(text, left, &point);
+        if (is_plain(point))
+            good = buffer_add(out, text, size);
         else
-            good = buffer_add(out, text, 1);
+            good = buffer_printf(out, "\\U%08x", (unsigned)point);
+        text += size;
+        left -= size;
     }
     return good && buffer_add_string(out, "\"");
 }

@@ -53,7 +53,7 @@ enum MHD_Result respond_json(struct exchange *exchange, int status, struct buffe
 }
 
 enum MHD_Result respond_object(struct exchange *exchange, int status, json_t *object) {
-    struct buffer body = {.data = object ? json_dumps(object, JSON_COMPACT) : NULL};
+    struct buffer body = {.data = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL};
     json_decref(object);
     if (body.data) {
         body.length = strlen(body.data);

@@ -29,7 +29,7 @@ static struct question *question_open(struct exchange *exchange) {
 static void answer(struct question *question, json_t *json, const struct error *error) {
     struct gateway_message message = {.kind = GATEWAY_ANSWER, .status = 200};
     if (json) {
-        message.body.data = json_dumps(json, JSON_COMPACT);
+        message.body.data = json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(15));
         message.body.length = message.body.data ? strlen(message.body.data) : 0;
         message.body.capacity = message.body.length + 1;
         if (!message.body.data)

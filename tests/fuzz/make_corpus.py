@@ -293,6 +293,8 @@ def make_yaml():
     put("yaml", "config", "1\n" + config)
     put("yaml", "variable", "1LIMN_MEDIA_FOLDER=\"a\\\n" + config)
     put("yaml", "proxies", "1LIMN_SERVER_TRUSTED_PROXIES=1.2.3.4/8, ::/0\nlog: {level: debug}\n")
+    put("yaml", "no-utf8", b"1LIMN_MEDIA_FOLDER=a\xf7\x8c\n" + config.encode())
+    put("yaml", "controls", '1\nmedia: {folder: "\\x01\\u0085\\u2028\\ufeff"}\n')
     put("yaml", "unknown", "1\nserver: {prot: 1}\n")
     for card in ("flux.2-dev-turbo", "pictogram"):
         put("yaml", card, "2" + (catalog / f"{card}.yaml").read_text())

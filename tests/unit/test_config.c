@@ -199,6 +199,8 @@ static void wrong_variables_are_refused(void **state) {
     refused(
         "", (const char *const[]){"LIMN_SERVER_TRUSTED_PROXIES=10.0.0.1,nonsense", NULL},
         "LIMN_SERVER_TRUSTED_PROXIES: expected an address or a network such as 10.0.0.0/8, found nonsense");
+    refused("", (const char *const[]){"LIMN_MEDIA_FOLDER=/a\xf7\x8c", NULL},
+            "LIMN_MEDIA_FOLDER: expected text in UTF-8");
     refused("", (const char *const[]){"LIMN_ALIASES=a", NULL},
             "LIMN_ALIASES:1: expected a map of keys and values, found a");
 }
@@ -219,7 +221,8 @@ static void what_is_printed_reads_back(void **state) {
     static const char *const texts[] = {
         "",
         "server: {drain: 90s, trusted_proxies: [10.0.0.0/8, '::1']}\n"
-        "media: {folder: \"a\\\"b\\\\c:\\u00e9\", lifetime: 500s, quota: 1500}\nstore: {retention: 36h, "
+        "media: {folder: \"a\\\"b\\\\c:\\u00e9\\u0085\\u2028\\ufeff\\t\\x7f\\U0001f600\", lifetime: 500s, "
+        "quota: 1500}\nstore: {retention: 36h, "
         "synchronous: full}\nqueue: {lease: "
         "2.5s}\n"
         "local: {prices: {a: {input_token: 0.000000000001, output_image: 1000}, 'b c': {}}, models: {m: /x "
