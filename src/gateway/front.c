@@ -354,7 +354,7 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
     if (!work) return false;
     if (work->asynchronous) request->stream = false;
     bool good = plan_make(&work->plan, gateway->catalog, gateway->config, call->principal, request, error) &&
-                check_fetch(gateway, request, error);
+                check_fetch(gateway, request, error) && work_allot(work, error);
     if (!good) {
         work->error = *error;
         record_refusal(work);

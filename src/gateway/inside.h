@@ -16,8 +16,7 @@
 
 #include <pthread.h>
 
-#define JOB_ID_MOST   (REQUEST_ID_MOST + 4)
-#define ATTEMPTS_MOST (2 * REQUEST_COUNT_MOST) // each job may be run again once
+#define JOB_ID_MOST (REQUEST_ID_MOST + 4)
 
 // An HTTP request whose client waits.
 struct call {
@@ -72,14 +71,14 @@ struct work {
 
     // Guarded by lock.
     pthread_mutex_t lock;
-    struct job jobs[REQUEST_COUNT_MOST];
+    struct job *jobs; // plan.calls; these arrays are the arena's
     int job_count, jobs_over;
-    struct picture pictures[REQUEST_COUNT_MOST]; // request->count
-    struct store_attempt attempts[ATTEMPTS_MOST];
-    int attempt_count;
-    int partials[REQUEST_COUNT_MOST]; // previews that were sent, by picture
-    bool rerun;                       // limn has itself run it again
-    bool chunked;                     // something of the stream was sent
+    struct picture *pictures;       // request->count
+    struct store_attempt *attempts; // each job may be run again once
+    int attempt_count, attempt_most;
+    int *partials; // previews that were sent, by picture
+    bool rerun;    // limn has itself run it again
+    bool chunked;  // something of the stream was sent
 
     // At the end.
     struct api_error error; // API_OK: at least one picture
@@ -119,6 +118,8 @@ struct gateway {
 // Takes [request] over in any case. NULL with an error.
 struct work *work_open(struct gateway *gateway, struct image_request *request,
                        const struct gateway_call *call, struct api_error *error);
+// Makes room for its jobs and pictures, once plan and request say how many.
+bool work_allot(struct work *work, struct api_error *error);
 // Removes its files, frees everything.
 void work_close(struct work *work);
 void work_remove_files(struct work *work); // once is enough

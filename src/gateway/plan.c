@@ -221,7 +221,7 @@ bool plan_size(struct plan *plan, const struct image_request *request, struct ap
         asked.width = first->width;
         asked.height = first->height;
     }
-    plan->size = size_resolve(&plan->choice.card->sizes, &asked, first ? first->width : 0,
-                              first ? first->height : 0);
+    plan->size =
+        size_resolve(&plan->choice.card->sizes, &asked, first ? first->width : 0, first ? first->height : 0);
     return plan_price(plan, request, request->count, plan->calls, &plan->estimate, error);
 }

@@ -337,7 +337,7 @@ static void end_attempt(struct work *work, struct job *job, enum store_status st
 
 static void on_started(struct work *work, struct job *job) {
     struct gateway *gateway = work->gateway;
-    if (work->attempt_count == ATTEMPTS_MOST) return;
+    if (work->attempt_count == work->attempt_most) return;
     job->attempt = work->attempt_count++;
     struct store_attempt *attempt = &work->attempts[job->attempt];
     *attempt =

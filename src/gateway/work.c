@@ -34,7 +34,7 @@ void work_remove_files(struct work *work) {
     bool sweep = false; // a worker that failed may have left something
     for (int i = 0; i < request->reference_count; i++) spool_remove(spool, request->references[i].file);
     if (request->has_mask) spool_remove(spool, request->mask.file);
-    for (int i = 0; i < REQUEST_COUNT_MOST; i++) {
+    for (int i = 0; work->pictures && i < request->count; i++) {
         if (work->pictures[i].path) unlink(work->pictures[i].path);
         free(work->pictures[i].path);
         work->pictures[i].path = NULL;
@@ -94,6 +94,17 @@ struct work *work_open(struct gateway *gateway, struct image_request *request,
     work->created = clock_unix_micros();
     work->progress_stage = "queued";
     return work;
+}
+
+bool work_allot(struct work *work, struct api_error *error) {
+    size_t calls = (size_t)work->plan.calls, count = (size_t)work->request->count;
+    work->attempt_most = 2 * work->plan.calls;
+    work->jobs = arena_alloc(&work->arena, calls * sizeof *work->jobs);
+    work->attempts = arena_alloc(&work->arena, 2 * calls * sizeof *work->attempts);
+    work->pictures = arena_alloc(&work->arena, count * sizeof *work->pictures);
+    work->partials = arena_alloc(&work->arena, count * sizeof *work->partials);
+    bool good = work->jobs && work->attempts && work->pictures && work->partials;
+    return good || api_error_set(error, API_OUT_OF_MEMORY, "", "no memory for the request");
 }
 
 void work_close(struct work *work) {
