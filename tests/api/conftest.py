@@ -14,6 +14,9 @@ from openai import OpenAI
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMN = os.environ.get("LIMN", str(ROOT / "build" / "release" / "limn"))
+# The stand-in worker speaks the worker's protocol and draws at once (tests/standin).
+STANDIN = os.environ.get("LIMN_STANDIN_PROGRAM", str(pathlib.Path(LIMN).with_name("limn-standin")))
+FAST = ("--worker-program", STANDIN)
 
 
 def model_folder():
@@ -21,6 +24,11 @@ def model_folder():
         return os.environ["LIMN_TEST_MODEL"]
     bundled = ROOT / "models" / "pictogram"
     return str(bundled if (bundled / "model_index.json").exists() else ROOT / "tests" / "fixtures" / "model-a")
+
+
+def served_model():
+    """The name that the server gives the model."""
+    return pathlib.Path(model_folder()).name.lower()
 
 
 def until(condition, seconds=30, what="the condition"):
@@ -38,17 +46,21 @@ def until(condition, seconds=30, what="the condition"):
 class Server:
     """`limn serve` on a free port, with a state folder of its own."""
 
-    def __init__(self, folder, *options, before=()):
-        """before: words in front of the program's own, for a namespace of its own."""
+    def __init__(self, folder, *options, before=(), config=None, environment=None, key="any"):
+        """before: words in front of the program's own, for a namespace of its own. config: text of limn.yaml."""
         self.state = folder
         self.lines = []
-        environment = dict(os.environ, XDG_STATE_HOME=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = folder.with_name(folder.name + ".yaml")
+        settings.write_text(config or "")
+        options = ("--config", str(settings), *options)
+        environment = dict(os.environ, XDG_STATE_HOME=str(folder), **(environment or {}))
         self.process = subprocess.Popen(
             [*before, LIMN, "serve", "--model", model_folder(), "--port", "0", *options], env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         threading.Thread(target=self.read, daemon=True).start()
         self.url = until(self.find_url, 120, "the server's greeting")
-        self.client = OpenAI(api_key="any", base_url=self.url + "/openai/v1", max_retries=0, timeout=300)
+        self.client = OpenAI(api_key=key, base_url=self.url + "/openai/v1", max_retries=0, timeout=300)
 
     def read(self):
         for line in self.process.stdout:
@@ -57,7 +69,7 @@ class Server:
     def find_url(self):
         if self.process.poll() is not None:
             raise AssertionError(f"limn serve ended with status {self.process.returncode}:\n{''.join(self.lines)}")
-        found = re.search(r"at (http://\S+)/openai/v1", "".join(list(self.lines)))
+        found = re.search(r"at (https?://\S+)/openai/v1", "".join(list(self.lines)))
         return found and found.group(1)
 
     def output(self):
@@ -104,11 +116,21 @@ def server(tmp_path_factory):
     assert "Sanitizer" not in running.output()
 
 
+@pytest.fixture(scope="session")
+def fast(tmp_path_factory):
+    """A server whose worker draws at once."""
+    running = Server(tmp_path_factory.mktemp("fast"), *FAST, config="aliases:\n  gpt-image-*: %s\n" % served_model())
+    yield running
+    status = running.stop()
+    assert status == 0, running.output()
+    assert "Sanitizer" not in running.output()
+
+
 @pytest.fixture(autouse=True)
 def idle_between_tests(request):
     yield
-    if "server" in request.fixturenames:
-        running = request.getfixturevalue("server")
+    for name in {"server", "fast"} & set(request.fixturenames):
+        running = request.getfixturevalue(name)
         until(running.idle, 120, "an idle server")
         assert running.spool_files() == []
 
@@ -123,8 +145,8 @@ def own_server(tmp_path):
     """Starts servers with options; each is stopped at the end."""
     started = []
 
-    def start(*options, before=()):
-        started.append(Server(tmp_path / f"state-{len(started)}", *options, before=before))
+    def start(*options, state=None, **more):
+        started.append(Server(state or tmp_path / f"state-{len(started)}", *options, **more))
         return started[-1]
 
     yield start

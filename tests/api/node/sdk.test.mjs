@@ -43,5 +43,31 @@ test("errors", async () => {
 
 test("models", async () => {
   const models = await client.models.list();
-  assert.equal(models.data.length, 1);
+  const here = models.data.filter((model) => model.installed);
+  assert.ok(here.length >= 1);
+  assert.equal((await client.models.retrieve(here[0].id)).id, here[0].id);
+});
+
+test("streams with partial images", async () => {
+  const stream = await client.images.generate({ prompt: "a red circle", size: "64x64", stream: true, partial_images: 2 });
+  const types = [];
+  let last;
+  for await (const event of stream) {
+    types.push(event.type);
+    assert.deepEqual(size(Buffer.from(event.b64_json, "base64")).length, 2);
+    last = event;
+  }
+  assert.equal(types.at(-1), "image_generation.completed");
+  assert.ok(types.slice(0, -1).every((type) => type === "image_generation.partial_image") && types.length <= 3);
+  assert.equal(last.usage.output_tokens, 16);
+});
+
+test("streams an edit of four pictures", async () => {
+  const made = await client.images.generate({ prompt: "a", size: "64x64", response_format: "b64_json" });
+  const bytes = Buffer.from(made.data[0].b64_json, "base64");
+  const image = await Promise.all([1, 2, 3, 4].map((k) => toFile(bytes, `${k}.png`, { type: "image/png" })));
+  const types = [];
+  for await (const event of await client.images.edit({ image, prompt: "make it blue", stream: true })) types.push(event.type);
+  assert.deepEqual(types, ["image_edit.completed"]);
+  await assert.rejects(client.images.edit({ image: [...image, image[0]], prompt: "a" }), OpenAI.BadRequestError);
 });
