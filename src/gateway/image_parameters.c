@@ -218,7 +218,8 @@ static bool take_guidance(const struct parameter *p) {
 // A form may hold the array as a JSON text: sigmas=[1,0.5].
 static bool take_sigmas(const struct parameter *p) {
     char expected[80];
-    snprintf(expected, sizeof expected, "an array of 1 to %d numbers above 0 and up to 1", STEPS_MOST);
+    snprintf(expected, sizeof expected, "an array of 1 to %d numbers above 0 (%g at least) and up to 1",
+             STEPS_MOST, SIGMA_LEAST);
     struct parameter list = *p;
     json_t *parsed = NULL;
     if (p->from_form && json_is_string(p->value)) {
@@ -233,7 +234,7 @@ static bool take_sigmas(const struct parameter *p) {
         struct parameter one = list;
         double value = 0;
         one.value = json_array_get(list.value, i);
-        good = read_number(&one, 0, 1, &value) && ((float)value > 0 || wrong(p, expected));
+        good = read_number(&one, 0, 1, &value) && (value >= SIGMA_LEAST || wrong(p, expected));
         p->request->sigmas[i] = (float)value;
     }
     p->request->sigma_count = good ? (int)count : 0;

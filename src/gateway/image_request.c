@@ -48,6 +48,8 @@ static bool ignore_idle(struct image_request *request, struct api_error *error) 
     return true;
 }
 
+#define NAME_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
 bool image_request_read(struct image_request *request, const json_t *fields, bool from_form,
                         struct api_error *error) {
     if (!json_is_object(fields))
@@ -57,9 +59,12 @@ bool image_request_read(struct image_request *request, const json_t *fields, boo
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)fields, name, value) {
-        if (strlen(name) >= sizeof error->param)
+        size_t length = strlen(name);
+        if (length == 0 || length >= sizeof error->param || strspn(name, NAME_LETTERS) != length)
             return api_error_set(error, API_INVALID_REQUEST, "",
-                                 "a parameter's name is longer than %zu bytes", sizeof error->param - 1);
+                                 "a parameter's name: expected 1 to %zu letters, digits, dots, dashes and "
+                                 "underscores",
+                                 sizeof error->param - 1);
         if (json_is_null(value)) continue; // null means absent
         if (!image_parameter_take(request, name, value, from_form, error)) return false;
     }

@@ -16,6 +16,7 @@
 #define REFERENCES_MOST     4
 #define REQUEST_COUNT_MOST  10
 #define STEPS_MOST          200
+#define SIGMA_LEAST         0.00001
 #define PROMPT_MOST         32000 // characters
 #define PARTIALS_MOST       3
 #define IGNORED_MOST        64

@@ -4,8 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SIDE    "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-6])"
-#define DECIMAL "(0{0,5}[1-9][0-9]{0,3}(\\.[0-9]{1,3})?|0?\\.[0-9]{0,2}[1-9])"
+#define SIDE "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-6])"
+// 1 to 6 digits, not all of them 0.
+#define DIGITS                                                                                               \
+    "([0-9]{0,5}[1-9]|[0-9]{0,4}[1-9]0|[0-9]{0,3}[1-9]00|[0-9]{0,2}[1-9]000|[0-9]?[1-9]0000|[1-9]00000)"
+#define DECIMAL "(" DIGITS "(\\.[0-9]{1,6})?|0{1,6}\\." DIGITS ")"
 #define RATIO   DECIMAL ":" DECIMAL
 #define HOUR    "([01][0-9]|2[0-3])"
 #define TIME                                                                                                 \
@@ -17,9 +20,9 @@
 static const struct {
     const char *name, *pattern;
 } PATTERNS[] = {
-    {"size", "^(auto|" SIDE "[xX]" SIDE "|" RATIO ")$"},
-    {"aspect_ratio", "^(auto|" RATIO ")$"},
-    {"resolution", "^(auto|" DECIMAL "([kK]|[mM][pP])?)$"},
+    {"size", "^(|auto|" SIDE "[xX]" SIDE "|" RATIO ")$"},
+    {"aspect_ratio", "^(|auto|" RATIO ")$"},
+    {"resolution", "^(|auto|" DECIMAL "([kK]|[mM][pP])?)$"},
     {"image_url", "^data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+=*$"},
 };
 
@@ -73,8 +76,7 @@ static const struct parameter_of KEYS_PARAMETERS[] = {
 static const struct parameter_of STATS_PARAMETERS[] = {
     {"model", "query", "{\"type\":\"string\"}", "of this model alone"},
     {"provider", "query", "{\"type\":\"string\"}", "of this provider alone"},
-    {"mode", "query", "{\"type\":\"string\",\"enum\":[\"text-to-image\",\"image-edit\"]}",
-     "in this mode alone"},
+    {"mode", "query", "{\"type\":\"string\"}", "in this mode alone"},
     NONE};
 static const struct parameter_of MEDIA_PARAMETERS[] = {
     {"Range", "header",
@@ -139,6 +141,13 @@ static void refine_pictures(json_t *schema) {
     if (url) set_pattern(url, "image_url");
 }
 
+// A noise level must stay above 0 as a 32-bit float.
+static void refine_numbers(json_t *schema) {
+    json_t *items = json_object_get(schema, "items");
+    json_object_del(items, "exclusiveMinimum");
+    json_object_set_new(items, "minimum", json_real(SIGMA_LEAST));
+}
+
 static bool refused_everywhere(const struct card_parameter *parameter) {
     for (int i = 0; i < parameter->use_count; i++)
         if (!strcmp(parameter->uses[i].provider, "local"))
@@ -161,11 +170,15 @@ static void refine_refused(json_t *schema, const struct card_parameter *paramete
 static json_t *body_schema(const struct catalog *catalog, enum image_mode mode, bool form) {
     const struct card_parameters *list = catalog_parameters(catalog);
     json_t *schema = parameters_schema(list, mode, form), *properties = json_object_get(schema, "properties");
+    // Which values go together is said for JSON alone: tools stumble over conditions on a schema with files.
+    if (form) json_object_del(schema, "allOf");
+    json_object_set_new(schema, "propertyNames", json_pack("{s:s}", "pattern", "^[A-Za-z0-9_.-]{1,63}$"));
     for (int i = 0; i < list->count; i++) {
         json_t *property = json_object_get(properties, list->items[i].name);
         if (!property) continue;
         set_pattern(property, list->items[i].name);
         refine_pictures(property);
+        if (list->items[i].type == PARAMETER_NUMBERS) refine_numbers(property);
         if (refused_everywhere(&list->items[i])) refine_refused(property, &list->items[i]);
     }
     return schema;
@@ -235,7 +248,8 @@ static void add_errors(json_t *answers, const struct route *route) {
         bool may = images && code != API_METHOD_NOT_ALLOWED;
         for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
             may = may || plain[i] == (enum api_code)code;
-        if (target) may = may || info->status == 404;
+        if (target || same(route->path, "/requests") || same(route->path, "/keys"))
+            may = may || info->status == 404;
         if (route->access != ACCESS_OPEN) may = may || info->status == 401 || info->status == 507;
         char status[8];
         snprintf(status, sizeof status, "%d", info->status);

@@ -207,7 +207,7 @@ static bool cursor_row(struct database *database, const char *sql, const char *n
                        const struct query_scope *scope, int64_t *seq, struct error *error) {
     if (!database_integer(database, error, 0, seq, sql, "sss", id, scope->project, scope->key_id))
         return false;
-    return *seq || error_set_field(error, ERROR_INPUT, name, "%s: there is no \"%.80s\"", name, id);
+    return *seq || error_set_field(error, ERROR_NOT_FOUND, name, "%s: there is no \"%.80s\"", name, id);
 }
 
 struct page {
