@@ -206,6 +206,10 @@ def killed(kills):
     return step
 
 
+def worker_lost():
+    return counted([sys.executable, "tests/fault/worker_faults.py"], timeout=300)
+
+
 def judge():
     python = environment("judge", ROOT / "training/judge/requirements.txt")
     return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "training/judge/test_judge.py"],
@@ -234,6 +238,7 @@ def steps_for(options):
             ("parity", parity),
             ("fuzz", fuzz(300 if options.long else 10)),
             ("api", api),
+            ("faults: the worker is lost", worker_lost),
             ("faults: the server is killed", killed(200 if options.long else 30)),
             ("judge", judge), ("judged pictures", judged_pictures)]
 
