@@ -350,13 +350,14 @@ static void clean_up(struct serve_options *options) {
 
 // ----------------------------------------------------------------------------------------------------------- running
 
-// A licence that does not let everybody use the model for anything is told to whoever starts it.
-static void tell_licence(const struct catalog *catalog, const char *model) {
-    struct error ignored = {0};
-    const struct model_card *card = catalog_look_up(catalog, model, &ignored);
-    if (card && !card->licence.commercial)
-        printf("Its licence: %s%s%s\n", card->licence.name, card->licence.notice ? ". " : "",
+// Licences that do not let everybody use a model for anything are told to whoever starts the server.
+static void tell_licences(const struct catalog *catalog) {
+    for (int i = 0; i < catalog_count(catalog); i++) {
+        const struct model_card *card = catalog_card(catalog, i);
+        if (!card->weights.found || card->licence.commercial || card->disabled) continue;
+        printf("The licence of %s: %s%s%s\n", card->id, card->licence.name, card->licence.notice ? ". " : "",
                card->licence.notice ? card->licence.notice : "");
+    }
 }
 
 static void greet(const struct server *server, const struct catalog *catalog) {
@@ -365,7 +366,7 @@ static void greet(const struct server *server, const struct catalog *catalog) {
     printf("limn serves %s at %s/openai/v1 (Ctrl-C ends it)\n", gateway_model(server_gateway(server)), url);
     if (!model->trained)
         printf("This model is not trained to the end: do not expect its pictures to show what is asked.\n");
-    tell_licence(catalog, gateway_model(server_gateway(server)));
+    tell_licences(catalog);
     printf("\nMake a picture:\n\n"
            "  curl -s %s/openai/v1/images/generations -H 'Content-Type: application/json' "
            "-d '{\"prompt\":\"a red circle above a blue square\",\"response_format\":\"b64_json\"}' "
