@@ -344,6 +344,23 @@ static bool check_running(struct gateway *gateway, const char *principal, struct
            gateway_refuse(&refusal, &cause, error);
 }
 
+// Pictures a day of one address, for programs without a key. What is not delivered is given back (work_conclude).
+static bool check_daily(struct work *work, const struct principal *principal, struct api_error *error) {
+    struct gateway *gateway = work->gateway;
+    int64_t most = gateway->config->auth.keyless_images_per_day;
+    double wait = 0;
+    if (!principal || !principal->keyless || !work->principal || most <= 0 || work->dry_run) return true;
+    if (daily_take(gateway->daily, work->principal, work->request->count, most, work->created, &wait)) {
+        work->daily_taken = work->request->count;
+        return true;
+    }
+    api_error_set(error, API_RATE_LIMITED, "",
+                  "without a key an address has %lld pictures a day; the day ends at midnight UTC",
+                  (long long)most);
+    error->retry_after = wait;
+    return false;
+}
+
 bool gateway_has_room(struct gateway *gateway, struct api_error *error) {
     return check_running(gateway, NULL, error);
 }
@@ -362,6 +379,11 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
     // A call whose request runs already, or has ended, needs no room.
     good = good && (work->dry_run || (work->idempotency_key && gateway->store) ||
                     check_running(gateway, work->principal, error));
+    if (good && !check_daily(work, call->principal, error)) {
+        work->error = *error;
+        record_refusal(work);
+        good = false;
+    }
     if (!good) {
         work_close(work);
         return false;

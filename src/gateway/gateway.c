@@ -144,7 +144,8 @@ struct gateway *gateway_open(const struct gateway_options *options, gateway_sink
     gateway->context = context;
     pthread_mutex_init(&gateway->lock, NULL);
     pthread_cond_init(&gateway->idle, NULL);
-    bool good = folder_make(gateway->spool, error) && open_catalog(gateway, options, error);
+    gateway->daily = daily_open(error);
+    bool good = gateway->daily && folder_make(gateway->spool, error) && open_catalog(gateway, options, error);
     if (good) {
         spool_sweep(gateway->spool, "");
         sweep_media(gateway);
@@ -190,6 +191,7 @@ void gateway_close(struct gateway *gateway) {
     if (!gateway) return;
     gateway_interrupt(gateway);
     fetch_close(gateway->fetch);
+    daily_close(gateway->daily);
     catalog_close(gateway->own_catalog);
     if (gateway->own_config) config_free(gateway->own_config);
     free(gateway->own_config);

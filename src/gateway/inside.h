@@ -8,6 +8,7 @@
 #ifndef LIMN_GATEWAY_INSIDE_H
 #define LIMN_GATEWAY_INSIDE_H
 
+#include "gateway/daily.h"
 #include "gateway/fetch.h"
 #include "gateway/gateway.h"
 #include "gateway/plan.h"
@@ -60,6 +61,7 @@ struct work {
     bool dry_run, asynchronous;
     unsigned char fingerprint[32];
     int64_t created, queued; // unix micros
+    int daily_taken;         // pictures counted against the address's day
     int begins;              // how often the store was asked to begin it
 
     // Guarded by gateway->lock.
@@ -97,6 +99,7 @@ struct gateway {
     struct store *store;
     struct media *media;
     struct fetch *fetch; // NULL: pictures are not fetched
+    struct daily *daily; // pictures of programs without a key
     char *spool;
     const struct log *log;
     gateway_sink *sink;

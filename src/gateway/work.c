@@ -256,6 +256,8 @@ void work_conclude(struct work *work) {
         pthread_mutex_unlock(&work->lock);
         buffer_free(&work->events);
     }
+    if (work->daily_taken > work->delivered)
+        daily_give_back(gateway->daily, work->principal, work->daily_taken - work->delivered, work->created);
     struct call *calls = work_delist(work);
     work_remove_files(work);
     work_answer(work, calls);

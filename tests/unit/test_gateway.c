@@ -669,6 +669,32 @@ static void test_partial_failure(void **state) {
     json_decref(body);
 }
 
+// Without a key an address has so many pictures a day; what was not delivered does not count.
+static void test_daily(void **state) {
+    struct house *h = *state;
+    struct principal here = {.keyless = true, .name = "address:192.0.2.1"},
+                     there = {.keyless = true, .name = "address:192.0.2.2"};
+    struct api_error error = {0};
+    h->config.auth.keyless_images_per_day = 3;
+    start(h, "req_1", "{\"prompt\":\"x\",\"n\":2}", (struct gateway_call){.principal = &here});
+    run(h, "req_1");
+    answer(h, "req_1");
+    start(h, "req_2", "{\"prompt\":\"x\"}", (struct gateway_call){.principal = &here});
+    wait_job("req_2");
+    say("req_2", QUEUE_FAILED, failure(QUEUE_FAILURE_WORKER_DIED, ERROR_UNAVAILABLE, "died"));
+    answer(h, "req_2");
+    assert_false(start_with(h, "req_3", MODE_GENERATION, "{\"prompt\":\"x\",\"n\":2}",
+                            (struct gateway_call){.principal = &here}, &error));
+    assert_int_equal(error.code, API_RATE_LIMITED);
+    assert_true(error.retry_after > 0 && error.retry_after <= 86400);
+    start(h, "req_4", "{\"prompt\":\"x\",\"n\":2}", (struct gateway_call){.principal = &there});
+    start(h, "req_5", "{\"prompt\":\"x\"}", (struct gateway_call){.principal = &here});
+    run(h, "req_4");
+    run(h, "req_5");
+    assert_int_equal(answer(h, "req_5")->error.code, API_OK);
+    answer(h, "req_4");
+}
+
 // More pictures than one call makes: several calls, each with the seed of its first picture.
 static void test_several_calls(void **state) {
     struct house *h = *state;
@@ -833,6 +859,7 @@ int main(void) {
         CASE(test_full_queue),
         CASE(test_interrupted),
         CASE(test_refusals),
+        CASE(test_daily),
         cmocka_unit_test_setup_teardown(test_several_calls, open_card_house, close_house),
         cmocka_unit_test_setup_teardown(test_card, open_card_house, close_house),
     };
