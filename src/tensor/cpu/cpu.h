@@ -3,8 +3,8 @@
 // DESIGN. One op is one file (linear.c, attention.c, ...) that divides the work into tasks for the pool and is the same
 // for every instruction set; what depends on the instruction set are small kernels behind two tables that are chosen
 // when the device is opened: struct gemm_kernels (gemm.h: products, packing, softmax) and struct row_kernels (rows.h:
-// what works on one row or one map at a time). The size of a task never depends on the number of threads, and a task
-// sums only within itself: the same bytes for any number of threads.
+// what works on one row or one map at a time). A task sums only within itself and in an order that the shape gives,
+// never the number of threads: the same bytes for any number of threads.
 #ifndef LIMN_TENSOR_CPU_CPU_H
 #define LIMN_TENSOR_CPU_CPU_H
 

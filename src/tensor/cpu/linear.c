@@ -10,7 +10,7 @@
 
 enum {
     TOKENS_LEAST = 64,     // of a task, where there are more
-    TASKS_WANTED = 16,     // tasks are made smaller until there are so many
+    TASKS_A_THREAD = 4,    // tasks are made smaller until there are so many for each thread
     SINGLE_OUT_BLOCK = 64, // outputs of a task of the single-row path
 };
 
@@ -220,7 +220,8 @@ static void check_shapes(const struct linear *linear, struct matrix x, const str
     (void)rows;
 }
 
-// How the work is cut into tasks and depth blocks; from the shape alone.
+// How the work is cut into tasks and depth blocks. Every result is summed by itself, depth after depth, so the number of
+// tokens in a task does not show in it and may follow the number of threads; the depth blocks follow the shape alone.
 static void divide(struct linear_job *job) {
     const int64_t most =
         LINEAR_WEIGHT_BYTES / LINEAR_OUT_BLOCK / (int64_t)linear_element_bytes(job) / GEMM_DEPTH_STEP;
@@ -228,8 +229,9 @@ static void divide(struct linear_job *job) {
     job->depth_block = (steps + depth_blocks - 1) / depth_blocks * GEMM_DEPTH_STEP;
     job->out_block = job->gated ? LINEAR_OUT_BLOCK / 2 : LINEAR_OUT_BLOCK;
     const int64_t blocks = blocks_of(job, job->out_block);
+    const int64_t wanted = (int64_t)TASKS_A_THREAD * cpu_of(job->device)->threads;
     int64_t parts = (job->tokens + LINEAR_TOKENS_MOST - 1) / LINEAR_TOKENS_MOST;
-    while (blocks * parts < TASKS_WANTED && job->tokens / (parts + 1) >= TOKENS_LEAST) parts++;
+    while (blocks * parts < wanted && job->tokens / (parts + 1) >= TOKENS_LEAST) parts++;
     job->task_tokens = ((job->tokens + parts - 1) / parts + LINEAR_GROUP - 1) / LINEAR_GROUP * LINEAR_GROUP;
     job->token_tasks = (job->tokens + job->task_tokens - 1) / job->task_tokens;
 }
