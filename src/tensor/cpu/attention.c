@@ -17,6 +17,8 @@ enum {
     KEY_BLOCK = 512,               // a multiple of GEMM_DEPTH_STEP
     SCORE_STRIDE = KEY_BLOCK + 16, // of rows in scratch: an odd number of cache lines, in f32 and in bf16
     PROBABILITY_STRIDE = KEY_BLOCK + 32,
+    TILE_STRIDE =
+        GEMM_LANES * (KEY_BLOCK + 32), // of probabilities as tiles, values between 16 rows and the next 16
     GROUP_BYTES = 64 << 20,
     HEAD_DIM_MOST = 512,
 };
@@ -33,6 +35,7 @@ struct attention_job {
     int64_t head_depth;   // head_dim as the depth of the scores
     int64_t head_columns; // head_dim rounded up to panels
     int64_t key_blocks, query_blocks;
+    bool tiles;                         // values are multiplied with probabilities as tiles
     int64_t group_first, group_count;   // (batch, kv head) pairs that are packed now
     char *packed_keys, *packed_values;  // [group][...]
     int64_t keys_stride, values_stride; // values of one pair
@@ -140,6 +143,7 @@ struct query_task {
     struct softmax *states;    // [QUERY_BLOCK]
     float *scores;             // [QUERY_TILE][SCORE_STRIDE]
     uint16_t *probabilities;   // [QUERY_TILE][PROBABILITY_STRIDE]
+    uint16_t *tiles;           // [QUERY_TILE / 16][TILE_STRIDE]
 };
 
 // How many keys, counted from the first in range, a query row sees.
@@ -168,6 +172,34 @@ static struct gemm_product score_product(const struct query_task *task, const st
         .c = task->scores,
         .c_stride = SCORE_STRIDE,
     };
+}
+
+// Adds probabilities as tiles times values; behind the last row they may be anything, and so are the sums there.
+static void value_tiles(const struct query_task *task, int64_t tile, int64_t rows, int64_t key,
+                        int64_t depth) {
+    const struct attention_job *job = task->job;
+    const struct gemm_tiles product = {
+        .rows = task->tiles,
+        .panels = (const uint16_t *)(const void *)task->values + key * GEMM_LANES,
+        .row_count = (rows + 2 * GEMM_LANES - 1) / (2 * GEMM_LANES) * (2 * GEMM_LANES),
+        .panel_count = job->head_columns / GEMM_LANES,
+        .depth = depth,
+        .row_stride = TILE_STRIDE,
+        .panel_stride = job->padded_keys * GEMM_LANES,
+        .c = task->sums + tile * job->head_columns,
+        .c_stride = job->head_columns,
+        .accumulate = true,
+    };
+    job->kernels->product_tiles(&product);
+}
+
+// Probabilities that lie in rows as tiles.
+static void make_tiles(const struct query_task *task, int64_t rows, int64_t depth) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t d = 0; d < depth; d += GEMM_DEPTH_STEP)
+            memcpy(task->tiles + r / GEMM_LANES * TILE_STRIDE + d * GEMM_LANES +
+                       r % GEMM_LANES * GEMM_DEPTH_STEP,
+                   task->probabilities + r * PROBABILITY_STRIDE + d, GEMM_DEPTH_STEP * sizeof *task->tiles);
 }
 
 // Adds probabilities times values; [depth] keys, a multiple of the step.
@@ -228,14 +260,14 @@ static void first_shifts(const struct query_task *task, const struct gemm_segmen
 static bool probability_tile(const struct query_task *task, int64_t tile, int64_t rows, int64_t key,
                              int64_t count) {
     const struct attention_job *job = task->job;
-    if (!job->kernels->probabilities || job->element != DTYPE_BF16) return false;
+    if (!job->kernels->probabilities || !job->tiles) return false;
     if (job->head_depth != GEMM_PROBABILITIES_DEPTH || rows % 32 || count % 32) return false;
     if (visible_keys(job, task->query + tile) - key < count) return false;
     const struct gemm_segment segment = score_segment(task, tile, key);
     const struct gemm_product product = score_product(task, &segment, rows, count);
     if (key == 0) first_shifts(task, &segment, tile, rows);
-    return job->kernels->probabilities(&product, job->attention->scale, task->states + tile,
-                                       task->probabilities, PROBABILITY_STRIDE);
+    return job->kernels->probabilities(&product, job->attention->scale, task->states + tile, task->tiles,
+                                       TILE_STRIDE);
 }
 
 // Scores, softmax and sums of [rows] queries from [tile] on against the block of keys at [key].
@@ -243,8 +275,14 @@ static void attend_tile(const struct query_task *task, int64_t tile, int64_t row
     const int64_t seen = visible_keys(task->job, task->query + tile + rows - 1) - key;
     if (seen <= 0) return;
     const int64_t count = seen < KEY_BLOCK ? seen : KEY_BLOCK;
-    if (!probability_tile(task, tile, rows, key, count)) softmax_tile(task, tile, rows, key, count);
-    value_tile(task, tile, rows, key, gemm_depth(count));
+    if (!probability_tile(task, tile, rows, key, count)) {
+        softmax_tile(task, tile, rows, key, count);
+        if (task->job->tiles) make_tiles(task, rows, gemm_depth(count));
+    }
+    if (task->job->tiles)
+        value_tiles(task, tile, rows, key, gemm_depth(count));
+    else
+        value_tile(task, tile, rows, key, gemm_depth(count));
 }
 
 static void attend_block(const struct query_task *task) {
@@ -275,7 +313,8 @@ static void attend_task(void *context, int64_t index, int worker) {
     task.sums = (float *)scratch;
     task.scores = task.sums + QUERY_BLOCK * HEAD_DIM_MOST;
     task.probabilities = (uint16_t *)(task.scores + QUERY_TILE * PROBABILITY_STRIDE);
-    task.states = (struct softmax *)(task.probabilities + QUERY_TILE * PROBABILITY_STRIDE);
+    task.tiles = task.probabilities + QUERY_TILE * PROBABILITY_STRIDE;
+    task.states = (struct softmax *)(task.tiles + QUERY_TILE / GEMM_LANES * TILE_STRIDE);
     task.queries = elements_of(job, job->q, batch, task.query, task.count, head * attention->head_dim,
                                attention->head_dim, job->head_depth, true, task.states + QUERY_BLOCK,
                                &task.query_stride);
@@ -330,6 +369,8 @@ void cpu_attention(struct device *device, const struct attention *attention, str
     job.padded_keys = gemm_depth(job.keys);
     job.head_depth = job.element == DTYPE_BF16 ? gemm_depth(attention->head_dim) : attention->head_dim;
     job.head_columns = (attention->head_dim + GEMM_LANES - 1) / GEMM_LANES * GEMM_LANES;
+    job.tiles =
+        job.kernels->product_tiles && job.element == DTYPE_BF16 && job.head_columns % (2 * GEMM_LANES) == 0;
     job.key_blocks = (job.keys + KEY_BLOCK - 1) / KEY_BLOCK;
     job.query_blocks = (q.rows + QUERY_BLOCK - 1) / QUERY_BLOCK;
     job.keys_stride = job.padded_keys * job.head_depth;

@@ -119,9 +119,10 @@ struct gemm_kernels {
     float (*softmax_shift)(const float *scores, int64_t valid, float scale, struct softmax *state);
     // Scores and softmax together, where a set can overlap them; NULL otherwise. For a product of queries and keys with a
     // depth of GEMM_PROBABILITIES_DEPTH, rows a multiple of 32 and at most GEMM_PROBABILITIES_ROWS, an even number of
-    // panels, every key seen by every query, and states that have a shift: writes the probabilities to p [rows, p_stride]
-    // and adds them to the states, as softmax_row would; or returns false, with the states as they were, when a score
-    // exceeds its row's shift by so much that the shift must follow.
+    // panels, every key seen by every query, and states that have a shift: writes the probabilities to p as the rows of
+    // product_tiles (p_stride: values between 16 rows and the next 16) and adds them to the states, as softmax_row would;
+    // or returns false, with the states as they were, when scores exceed their row's shift by so much that the shift must
+    // follow. A set that has this has product_tiles.
     bool (*probabilities)(const struct gemm_product *scores, float scale, struct softmax *states, uint16_t *p,
                           int64_t p_stride);
     void (*scale_row)(float *row, int64_t count, float factor); // row *= factor
