@@ -118,7 +118,7 @@ struct limn_image {
 
 // Reads PNG, JPEG or WebP. The pixels are freed by limn_image_free.
 bool limn_image_load(struct limn_image *image, const char *path, struct limn_error *error);
-// Writes by the ending of [path] (.png, .jpg, .jpeg, .webp), whole or not at all. [comment] goes into the metadata.
+// Writes by the ending of [path] (.png, .jpg, .jpeg, .webp, .gif, .avif), whole or not at all. [comment] goes into the metadata.
 bool limn_image_save(const struct limn_image *image, const char *path, const char *comment,
                      struct limn_error *error);
 void limn_image_free(struct limn_image *image);

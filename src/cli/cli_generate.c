@@ -70,8 +70,8 @@ static const char help[] =
     "  -n, --n N             number of pictures, 1 to 10; picture k uses seed + k\n"
     "  -o, --output FILE     where to write (default: limn-SEED.png; - is standard output); with -n, FILE-0, "
     "FILE-1, ...\n"
-    "      --format NAME     png, jpeg or webp (default: by the ending of FILE, else png)\n"
-    "      --quality N       0 to 100 for jpeg and webp (default: 95)\n"
+    "      --format NAME     png, jpeg, webp, gif or avif (default: by the ending of FILE, else png)\n"
+    "      --quality N       0 to 100 for jpeg, webp and avif (default: 95)\n"
     "      --preview N,...   also write the picture as it is after these steps, as FILE-stepN\n"
     "      --tiling          decode in overlapping tiles: less memory, a slightly different picture\n"
     "      --noise NAME      f32 (default), or bf16: the noise of a reference pipeline that runs in bf16\n"
@@ -133,8 +133,8 @@ static const struct option long_options[] = {
 
 static bool read_format(const char *text, enum image_format *format) {
     *format = image_format_from_name(text);
-    if (*format == IMAGE_PNG || *format == IMAGE_JPEG || *format == IMAGE_WEBP) return true;
-    fprintf(stderr, "limn: --format: \"%s\" is none of png, jpeg, webp\n", text);
+    if (*format != IMAGE_UNKNOWN) return true;
+    fprintf(stderr, "limn: --format: \"%s\" is none of png, jpeg, webp, gif, avif\n", text);
     return false;
 }
 
@@ -476,11 +476,12 @@ int command_generate(int count, char **arguments) {
     if (options.format == IMAGE_UNKNOWN) {
         const char *dot = strrchr(options.output, '.');
         options.format = dot && !strchr(dot, '/') ? image_format_from_name(dot + 1) : IMAGE_PNG;
-        if (options.format != IMAGE_PNG && options.format != IMAGE_JPEG && options.format != IMAGE_WEBP) {
-            fprintf(stderr,
-                    "limn: --output: \"%s\" does not end in .png, .jpg, .jpeg or .webp; say which with "
-                    "--format\n",
-                    options.output);
+        if (options.format == IMAGE_UNKNOWN) {
+            fprintf(
+                stderr,
+                "limn: --output: \"%s\" does not end in .png, .jpg, .jpeg, .webp, .gif or .avif; say which "
+                "with --format\n",
+                options.output);
             return 2;
         }
     }

@@ -221,9 +221,9 @@ bool limn_image_load(struct limn_image *image, const char *path, struct limn_err
 static bool save(const struct limn_image *image, const char *path, const char *comment, struct error *error) {
     const char *dot = strrchr(path, '.');
     enum image_format format = dot ? image_format_from_name(dot + 1) : IMAGE_UNKNOWN;
-    if (format != IMAGE_PNG && format != IMAGE_JPEG && format != IMAGE_WEBP)
-        return error_set(error, ERROR_INPUT, "%s: expected a name that ends in .png, .jpg, .jpeg or .webp",
-                         path);
+    if (format == IMAGE_UNKNOWN)
+        return error_set(error, ERROR_INPUT,
+                         "%s: expected a name that ends in .png, .jpg, .jpeg, .webp, .gif or .avif", path);
     if (!image->pixels || image->width < 1 || image->height < 1)
         return error_set(error, ERROR_INPUT, "%s: there is no picture to save", path);
     struct image_encode_options options = {

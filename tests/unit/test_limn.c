@@ -381,9 +381,9 @@ static void pictures_are_saved_and_loaded(void **state) {
     for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (uint8_t)(i * 11);
     struct limn_image image = {20, 10, pixels}, loaded;
     struct limn_error error;
-    static const char *const endings[] = {"png", "jpg", "jpeg", "webp"};
+    static const char *const endings[] = {"png", "jpg", "jpeg", "webp", "gif", "avif"};
     assert_non_null(mkdtemp(folder));
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         snprintf(path, sizeof path, "%s/a.%s", folder, endings[i]);
         assert_ok(limn_image_save(&image, path, "seed 1", &error), error);
         assert_ok(limn_image_load(&loaded, path, &error), error);
