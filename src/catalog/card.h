@@ -76,6 +76,7 @@ struct model_card {
     int provider_count;
     struct card_weights weights;
     const char *file; // where it was read from, for messages
+    bool own;         // the owner's: read from catalog.folder
     struct arena arena;
 };
 

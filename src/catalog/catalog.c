@@ -100,10 +100,11 @@ static bool read_own_card(struct catalog *catalog, const char *path, struct erro
     struct model_card *card = yaml ? card_read(yaml_root(yaml), &catalog->common, error) : NULL;
     yaml_close(yaml);
     if (!card) return false;
+    card->own = true;
     int place = place_of(catalog, card->id);
     bool there = place < catalog->count && !strcmp(catalog->cards[place]->id, card->id);
     // Of two cards of the owner's with one id neither is the right one.
-    bool replace = there && !strncmp(catalog->cards[place]->file, "catalog/", 8);
+    bool replace = there && !catalog->cards[place]->own;
     return put_card(catalog, card, replace, error);
 }
 

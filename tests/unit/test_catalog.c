@@ -292,8 +292,15 @@ static void an_owner_adds_and_replaces_cards(void **state) {
     assert_string_equal(error.message,
                         "Model 'house' does not support image editing. Supported modes: text-to-image");
     close_all();
+    write_card("other.yaml", text); // two of the owner's with one id
+    struct error clash = {0};
+    assert_ok(config_parse(&config, "limn.yaml", own_config(), strlen(own_config()), NULL, &clash), clash);
+    assert_null(catalog_open(&config, &clash));
+    assert_contains(clash.message, "other.yaml: id: pictogram is there already, in ");
+    config_free(&config);
     remove_card("house.yaml");
     remove_card("mine.yaml");
+    remove_card("other.yaml");
     remove_card("notes.txt");
 }
 
