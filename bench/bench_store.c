@@ -1,5 +1,5 @@
 // How many requests a second the store records: pairs of begin and settle, each settled by the completion of its begin, as
-// the gateway does it. One line a case: pairs a second, the time from asking to the completion, operations a batch.
+// the gateway does it. One line a case: pairs a second, CPU time of a pair (all threads), the time from asking to the completion, operations a batch.
 //
 //     bench_store [SECONDS [FOLDER [paced]]]    3 seconds a case; FOLDER: where the database is made ("/tmp"); paced:
 //                                               only the case of 500 requests a second
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { FLIGHT_MOST = 2000, SAMPLES_MOST = 1 << 20 };
@@ -38,6 +39,14 @@ struct flight {
 };
 
 static void start(struct flight *flight);
+
+// Of all threads, in seconds.
+static double cpu_seconds(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
 
 static void on_settled(void *context, const struct store_settled *settled) {
     struct flight *flight = context;
@@ -132,7 +141,7 @@ static void measure(struct run *run, const char *name, int flights, double secon
     store_state(run->store, &before);
     run->pairs = run->failed = run->sample_count = 0;
     run->in_flight = flights;
-    double begin = clock_seconds();
+    double begin = clock_seconds(), cpu = cpu_seconds();
     run->until = begin + seconds;
     for (int i = 0; i < flights; i++) {
         struct flight *flight = calloc(1, sizeof *flight);
@@ -144,11 +153,12 @@ static void measure(struct run *run, const char *name, int flights, double secon
     while (run->in_flight) pthread_cond_wait(&run->changed, &run->lock);
     pthread_mutex_unlock(&run->lock);
     double took = clock_seconds() - begin;
+    cpu = cpu_seconds() - cpu;
     store_state(run->store, &after);
     qsort(run->begin_times, (size_t)run->sample_count, sizeof(float), by_size);
     float p50 = run->begin_times[run->sample_count / 2], p99 = run->begin_times[run->sample_count * 99 / 100];
-    printf("%-44s %8.0f pairs/s  begin p50 %7.3f ms  p99 %7.3f ms  %6.1f a batch\n", name,
-           (double)run->pairs / took, p50 * 1e3, p99 * 1e3,
+    printf("%-44s %8.0f pairs/s  %4.0f us CPU each  begin p50 %7.3f ms  p99 %7.3f ms  %6.1f a batch\n", name,
+           (double)run->pairs / took, cpu * 1e6 / (double)run->pairs, p50 * 1e3, p99 * 1e3,
            (double)(after.operations - before.operations) / (double)(after.batches - before.batches));
 }
 
@@ -156,7 +166,7 @@ static void measure(struct run *run, const char *name, int flights, double secon
 static void pace(struct run *run, const char *name, double rate, double seconds) {
     run->pairs = run->failed = run->sample_count = 0;
     run->in_flight = 1;
-    double begin = clock_seconds();
+    double begin = clock_seconds(), cpu = cpu_seconds();
     run->until = 0; // each flight is one pair
     int64_t count = (int64_t)(rate * seconds);
     for (int64_t i = 0; i < count; i++) {
@@ -175,8 +185,10 @@ static void pace(struct run *run, const char *name, double rate, double seconds)
     while (run->in_flight) pthread_cond_wait(&run->changed, &run->lock);
     pthread_mutex_unlock(&run->lock);
     double took = clock_seconds() - begin;
+    cpu = cpu_seconds() - cpu;
     qsort(run->begin_times, (size_t)run->sample_count, sizeof(float), by_size);
-    printf("%-44s %8.0f pairs/s  begin p50 %7.3f ms  p99 %7.3f ms\n", name, (double)run->pairs / took,
+    printf("%-44s %8.0f pairs/s  %4.0f us CPU each  begin p50 %7.3f ms  p99 %7.3f ms\n", name,
+           (double)run->pairs / took, cpu * 1e6 / (double)run->pairs,
            run->begin_times[run->sample_count / 2] * 1e3,
            run->begin_times[run->sample_count * 99 / 100] * 1e3);
 }

@@ -234,7 +234,7 @@ static bool set_up(struct database *database, int flags, double busy_seconds, st
     snprintf(
         text, sizeof text,
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=%s; PRAGMA foreign_keys=ON; PRAGMA cache_size=-16384; "
-        "PRAGMA wal_autocheckpoint=%d; PRAGMA journal_size_limit=16777216",
+        "PRAGMA wal_autocheckpoint=%d",
         flags & DATABASE_FULL ? "FULL" : "NORMAL", flags & DATABASE_CHECKPOINT ? 1000 : 0);
     if (!execute(database, text, error) || !claim(database, flags, error)) return false;
     return !(flags & DATABASE_READ_ONLY) || execute(database, "PRAGMA query_only=ON", error);

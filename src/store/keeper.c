@@ -6,10 +6,13 @@
 #include <stdlib.h>
 #include <time.h>
 
+// While the log is synced, whoever appends to it waits for its last page. So checkpoints are rare: of these pages of 4 KiB the
+// log has at least SOME, and then one every PAUSE seconds, or every second from MOST on (64 MiB).
 enum {
     KEEP_MILLISECONDS = 250,
-    LOG_FRAMES_SOME = 1000,  // pages of 4 KiB from which on a checkpoint is worth its sync
-    LOG_FRAMES_MOST = 16384, // 64 MiB: then the writer makes room itself
+    LOG_FRAMES_SOME = 1000,
+    LOG_FRAMES_MOST = 16384,
+    LOG_PAUSE_SECONDS = 5,
     UPKEEP_SECONDS = 60,
 };
 
@@ -42,14 +45,19 @@ bool store_load_keys(struct store *store, struct database *database, struct erro
     return true;
 }
 
-static void check_point(struct store *store, struct database *database) {
-    if (atomic_load(&store->log_frames) < LOG_FRAMES_SOME) return;
+static void check_point(struct store *store, struct database *database, double *next) {
+    int log = atomic_load(&store->log_frames);
+    double now = clock_seconds();
+    bool most = log >= LOG_FRAMES_MOST;
+    if (log < LOG_FRAMES_SOME || now < *next - (most ? LOG_PAUSE_SECONDS - 1 : 0)) return;
+    *next = now + LOG_PAUSE_SECONDS;
     int frames = 0, copied = 0;
     if (sqlite3_wal_checkpoint_v2(database->handle, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &copied) !=
         SQLITE_OK)
         return;
     if (frames == copied) atomic_store(&store->log_frames, 0); // the next commit says where it stands
     if (frames < LOG_FRAMES_MOST) return;
+    // Commits came in between, so the log does not begin anew by itself: the writer sees to the few pages that are left.
     pthread_mutex_lock(&store->lock);
     store->log_too_long = true;
     pthread_cond_signal(&store->write_wake);
@@ -66,7 +74,7 @@ static void wait_a_little(struct store *store) {
 
 void *store_keeper(void *context) {
     struct store *store = context;
-    double upkeep_at = clock_seconds();
+    double upkeep_at = clock_seconds(), checkpoint_at = 0;
     pthread_mutex_lock(&store->lock);
     while (!store->stopping) {
         double now = clock_seconds();
@@ -84,7 +92,7 @@ void *store_keeper(void *context) {
                 store->keys_version = -1; // maybe another file
             store->keys_opening = store->keep_line.openings;
             if (!store_load_keys(store, database, &error)) line_failed(store, &store->keep_line, &error);
-            if (store->keep_line.database) check_point(store, store->keep_line.database);
+            if (store->keep_line.database) check_point(store, store->keep_line.database, &checkpoint_at);
         }
         pthread_mutex_lock(&store->lock);
         wait_a_little(store);

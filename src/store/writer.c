@@ -220,7 +220,7 @@ static bool keep_up(struct store *store) {
 // The keeper's checkpoints could not keep up: the log begins anew.
 static void shorten_log(struct store *store) {
     if (!store->write_line.database) return;
-    database_set_busy(store->write_line.database, 0.05); // readers are not waited for
+    database_set_busy(store->write_line.database, 0); // readers are not waited for
     sqlite3_wal_checkpoint_v2(store->write_line.database->handle, NULL, SQLITE_CHECKPOINT_RESTART, NULL,
                               NULL);
     database_set_busy(store->write_line.database, store->options.busy_seconds);
