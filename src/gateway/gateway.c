@@ -228,16 +228,3 @@ void gateway_state(struct gateway *gateway, struct queue_state *state) {
                                   .workers_started = all.workers_started,
                                   .job_seconds = served.job_seconds};
 }
-
-bool gateway_models_body(struct gateway *gateway, const char *id, struct buffer *out,
-                         struct api_error *error) {
-    struct error cause = {0};
-    const struct model_card *card = id ? catalog_look_up(gateway->catalog, id, &cause) : NULL;
-    if (id && !card) return api_error_set(error, API_MODEL_NOT_FOUND, "model", "%s", cause.message);
-    json_t *body = card ? catalog_model_json(gateway->catalog, card) : catalog_models_json(gateway->catalog);
-    char *text = body ? json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-    json_decref(body);
-    bool good = text && buffer_add_string(out, text);
-    free(text);
-    return good || api_error_set(error, API_OUT_OF_MEMORY, "", "no memory for the answer");
-}

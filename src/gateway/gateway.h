@@ -114,8 +114,4 @@ json_t *gateway_progress_json(struct gateway *gateway, const char *id);
 // Removes every file of a request that did not get as far as gateway_start.
 void gateway_sweep(struct gateway *gateway, const char *id);
 
-// {"object":"list","data":[...]} with [id] NULL, else the model of that name.
-bool gateway_models_body(struct gateway *gateway, const char *id, struct buffer *out,
-                         struct api_error *error);
-
 #endif
