@@ -5,7 +5,7 @@
 #include "store/database.h"
 #include "store/query.h"
 
-// Each returns NULL with an error: ERROR_NOT_FOUND for what is not there or not the caller's, ERROR_INPUT for a cursor that is
+// Each returns NULL with an error: ERROR_NOT_FOUND for what is not there or not the caller's, also for a cursor that is
 // none. [now]: microseconds since 1970 UTC. The caller decref's.
 json_t *listing_request(struct database *database, const char *id, const struct query_scope *scope,
                         int64_t now, struct error *error);

@@ -257,7 +257,7 @@ static void test_pages(void **state) {
     query_requests_init(&query, &EVERYBODY);
     assert_ok(query_requests_set(&query, "starting_after", "nobody", &error), error);
     assert_null(listing_requests(database, &query, &error));
-    assert_int_equal(error.kind, ERROR_INPUT);
+    assert_int_equal(error.kind, ERROR_NOT_FOUND);
     assert_string_equal(error.field, "starting_after");
     database_close(database);
 }
