@@ -269,6 +269,8 @@ def make_image():
     turned = Image.Exif()
     turned[0x0112] = 6
     put("image", "turned.jpg", encoded(small, "JPEG", quality=50, exif=turned))
+    put("image", "turned.png", encoded(small, "PNG", exif=turned))
+    put("image", "turned.webp", encoded(small, "WEBP", quality=50, exif=turned))
     put("image", "truncated.jpg", encoded(small, "JPEG", quality=50)[:-30])
     put("image", "lossy.webp", encoded(small, "WEBP", quality=50))
     put("image", "lossless.webp", encoded(small.convert("RGBA"), "WEBP", lossless=True))
