@@ -61,7 +61,7 @@ static bool read_integer(const struct parameter *p, int64_t least, int64_t most,
         good = true;
     } else if (json_is_real(p->value)) { // 2.0 is an integer
         double real = json_real_value(p->value);
-        good = real == floor(real) && fabs(real) < 9e15;
+        good = real == floor(real) && fabs(real) <= 9007199254740991.0; // exact up to here
         if (good) value = (int64_t)real;
     } else if (p->from_form && json_is_string(p->value)) {
         const char *text = json_string_value(p->value);

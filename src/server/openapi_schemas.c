@@ -57,6 +57,11 @@ static const struct {
                  "\"enum\":[\"megapixel\","
                  "\"image\",\"token\"]},\"quantity\":" NUMBER ",\"billable_quantity\":" NUMBER
                  ",\"unit_price\":" NUMBER ",\"total_cost\":" COUNT "}}}}}"},
+    {"Event",
+     "{\"type\":\"object\",\"required\":[\"event\",\"data\"],\"properties\":{\"event\":{\"enum\":["
+     "\"image_generation.partial_image\",\"image_generation.completed\",\"image_edit.partial_image\","
+     "\"image_edit.completed\",\"error\"]},\"data\":{\"type\":\"string\",\"contentMediaType\":"
+     "\"application/json\"}}}"},
     {"Request",
      "{\"type\":\"object\",\"required\":[\"id\",\"object\",\"status\"],\"properties\":{\"id\":" TEXT
      ",\"object\":{\"const\":\"request\"},\"created_at\":{\"type\":\"string\",\"format\":\"date-time\"},"
@@ -99,7 +104,7 @@ static const struct {
      ",\"currency\":{\"const\":\"usd\"}}},\"budgets\":{\"type\":\"array\"}}}"},
     {"Model", "{\"type\":\"object\",\"required\":[\"id\",\"object\",\"created\",\"owned_by\"],\"properties\":"
               "{\"id\":" TEXT ",\"object\":{\"enum\":[\"model\",\"model.schema\"]},\"created\":{\"type\":"
-                              "\"integer\"},\"owned_by\":" TEXT "}}"},
+              "\"integer\"},\"owned_by\":" TEXT "}}"},
     {"ModelSchema",
      "{\"type\":\"object\",\"required\":[\"id\",\"object\",\"modes\",\"parameters\"],\"properties\":{"
      "\"id\":" TEXT ",\"object\":{\"const\":\"model.schema\"},\"modes\":" OBJECT

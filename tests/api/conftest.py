@@ -17,6 +17,8 @@ LIMN = os.environ.get("LIMN", str(ROOT / "build" / "release" / "limn"))
 # The stand-in worker speaks the worker's protocol and draws at once (tests/standin).
 STANDIN = os.environ.get("LIMN_STANDIN_PROGRAM", str(pathlib.Path(LIMN).with_name("limn-standin")))
 FAST = ("--worker-program", STANDIN)
+# Where the Node SDK is installed: scripts that import it lie beside node_modules.
+BUILD_NODE = pathlib.Path(os.environ.get("LIMN_NODE_MODULES", str(ROOT / "build" / "node" / "node_modules"))).parent
 
 
 def model_folder():
