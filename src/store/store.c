@@ -351,12 +351,13 @@ static bool take_any_slot(struct store *store, struct error *error) {
     return error_set(error, ERROR_UNAVAILABLE, "%s: %d servers use it already", store->path, SLOTS_MOST);
 }
 
-static bool recover_slot(struct store *store, struct database *database, int slot, struct error *error) {
+static bool recover_slot(struct store *store, struct database *database, int slot, int64_t before,
+                         struct error *error) {
     enum { CHUNK = 500 };
     for (int count = CHUNK; count == CHUNK;) {
         if (!database_run(database, error, "BEGIN IMMEDIATE", "")) return false;
-        bool good = record_interrupt(database, &store->rules, slot, store->opened_at, clock_unix_micros(),
-                                     CHUNK, &count, error) &&
+        bool good = record_interrupt(database, &store->rules, slot, before, clock_unix_micros(), CHUNK,
+                                     &count, error) &&
                     database_run(database, error, "COMMIT", "");
         if (!good) {
             database_rollback(database);
@@ -369,16 +370,17 @@ static bool recover_slot(struct store *store, struct database *database, int slo
     return true;
 }
 
-bool store_recover(struct store *store, struct database *database, struct error *error) {
+bool store_recover(struct store *store, struct database *database, int64_t before, struct error *error) {
     for (int64_t slot = 0, next = -1; slot >= 0; slot = next) {
         if (!database_integer(database, error, -1, &next,
                               "SELECT min(slot) FROM requests WHERE status < 2 AND slot >= ?1", "i", slot))
             return false;
         if (next < 0) break;
         struct error ignored = {0};
-        int file = next == store->rules.slot ? -1 : take_slot(store->path, (int)next, &ignored);
-        bool good = (next != store->rules.slot && file < 0) || // its server lives
-                    recover_slot(store, database, (int)next, error);
+        bool own = next == store->rules.slot;
+        int file = own ? -1 : take_slot(store->path, (int)next, &ignored);
+        bool good = (!own && file < 0) || // its server lives
+                    recover_slot(store, database, (int)next, own ? before : INT64_MAX, error);
         if (file >= 0) close(file);
         if (!good) return false;
         next++;
@@ -399,7 +401,7 @@ static bool open_database(struct store *store, struct error *error) {
     int flags = DATABASE_CREATE | (store->options.synchronous_full ? DATABASE_FULL : 0);
     if (!line_ready(store, &store->write_line, flags, error) || !take_any_slot(store, error)) return false;
     struct database *database = store->write_line.database;
-    if (!store_recover(store, database, error) || !store_load_keys(store, database, error))
+    if (!store_recover(store, database, INT64_MAX, error) || !store_load_keys(store, database, error))
         return error_prefix(error, "%s", store->path);
     store->recovered_opening = store->write_line.openings;
     if (store->state.recovered)

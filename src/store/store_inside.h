@@ -129,8 +129,9 @@ bool line_ready(struct store *store, struct line *line, int flags, struct error 
 void line_failed(struct store *store, struct line *line, const struct error *error);
 void line_close(struct line *line);
 
-// Ends what earlier servers left: requests of slots that nobody holds. Adds to state.recovered.
-bool store_recover(struct store *store, struct database *database, struct error *error);
+// Ends what servers that are gone left: requests of slots that nobody holds, and of this store's own slot what came before
+// [before] (microseconds since 1970 UTC). Adds to state.recovered.
+bool store_recover(struct store *store, struct database *database, int64_t before, struct error *error);
 
 // Loads the keys when they have changed since *version.
 bool store_load_keys(struct store *store, struct database *database, struct error *error);

@@ -84,7 +84,7 @@ static void run_batch(struct store *store, struct operation *first) {
     line->database->last_code = 0;
     // Another file may be there now: what it holds of an earlier server ends first.
     if (store->recovered_opening != line->openings) {
-        if (!store_recover(store, line->database, &error)) {
+        if (!store_recover(store, line->database, store->opened_at, &error)) {
             fail_all(first, &error);
             line_failed(store, line, &error);
             return;
@@ -198,7 +198,8 @@ static void work_off(struct store *store, struct operation *first) {
 
 // --------------------------------------------------------------------------------------------------------------- upkeep
 
-// Removes a little of what is past its time. Returns whether there may be more.
+// Removes a little of what is past its time, and ends what a server beside this one left when it died. Returns whether there
+// may be more.
 static bool keep_up(struct store *store) {
     struct line *line = &store->write_line;
     struct error error = {0};
@@ -210,6 +211,7 @@ static bool keep_up(struct store *store) {
     bool good = database_run(line->database, &error, "BEGIN IMMEDIATE", "") &&
                 record_expire(line->database, before, now, UPKEEP_ROWS, &count, &error) &&
                 database_run(line->database, &error, "COMMIT", "");
+    good = good && store_recover(store, line->database, store->opened_at, &error);
     if (good) return count > 0;
     database_rollback(line->database);
     log_warning(store->log, "%s: old records cannot be removed: %s", store->path, error.message);

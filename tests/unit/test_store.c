@@ -604,6 +604,76 @@ static void test_damaged(void **state) {
                      STORE_FAILED);
 }
 
+// Another file is put in the place of the database while the store runs: a damaged one, then the good one again.
+static void test_damaged_while_running(void **state) {
+    struct shelf *shelf = *state;
+    struct store *store = shelf_open(shelf);
+    char id[32];
+    for (int i = 0; i < 300; i++) {
+        snprintf(id, sizeof id, "req_many_%05d", i);
+        struct store_begin begin = begin_of(id);
+        must_begin(store, &begin);
+        assert_true(complete_now(store, id, 1, NULL).changed);
+    }
+    shelf_close(shelf);
+    char good[128], bad[128], log[128], log_good[140];
+    snprintf(good, sizeof good, "%s/good.db", shelf->folder);
+    snprintf(bad, sizeof bad, "%s/bad.db", shelf->folder);
+    snprintf(log, sizeof log, "%s-wal", shelf->path);
+    snprintf(log_good, sizeof log_good, "%s-wal", good);
+    copy_file(shelf->path, bad);
+    // The head of the file and its schema are whole; most of what follows is not.
+    int file = open(bad, O_RDWR | O_CLOEXEC);
+    struct stat about;
+    assert_int_equal(fstat(file, &about), 0);
+    char page[4096];
+    memset(page, 0x5a, sizeof page);
+    for (off_t at = 16384; at < about.st_size; at += 4096)
+        assert_int_equal(pwrite(file, page, 4096, at), 4096);
+    close(file);
+    store = shelf_open(shelf);
+    struct store_begin begin = begin_of("req_before_01");
+    must_begin(store, &begin);
+    assert_int_equal(rename(shelf->path, good), 0);
+    assert_int_equal(rename(log, log_good), 0);
+    assert_int_equal(rename(bad, shelf->path), 0);
+    double deadline = clock_seconds() + 10;
+    struct store_begun begun;
+    int number = 0;
+    do {
+        snprintf(id, sizeof id, "req_gone_%05d", number++);
+        struct store_begin next = begin_of(id);
+        begun = begin_now(store, &next);
+    } while (begun.outcome == STORE_NEW && clock_seconds() < deadline);
+    expect_trouble(store, begin.id, ERROR_IO, "damaged");
+    usleep(700000); // it tries again in between, and finds the same
+    struct store_begin later = begin_of("req_still_001");
+    begun = begin_now(store, &later);
+    assert_int_equal(begun.outcome, STORE_UNWRITTEN);
+    assert_contains(begun.error.message, "damaged");
+    unlink(log);
+    assert_int_equal(rename(log_good, log), 0);
+    assert_int_equal(rename(good, shelf->path), 0);
+    expect_recovery(shelf, begin.id);
+}
+
+// A server beside this one dies: what it had in work is ended by the one that lives.
+static void test_other_server_dies(void **state) {
+    struct shelf *shelf = *state;
+    struct error error = {0};
+    struct store *other = store_open(&shelf->options, &error);
+    assert_ok(other, error);
+    struct store_begin begin = begin_of("req_other_001");
+    must_begin(other, &begin);
+    store_close(other); // as if killed: the request is left
+    // Its slot is taken by the next one, which ends it; a slot further on is looked at, too.
+    struct database *database = shelf_database(shelf);
+    assert_ok(database_run(database, &error, "UPDATE requests SET slot = 7", ""), error);
+    database_close(database);
+    shelf_open(shelf);
+    assert_int_equal(shelf_integer(shelf, "SELECT status FROM requests"), STORE_FAILED);
+}
+
 static void test_no_database(void **state) {
     struct shelf *shelf = *state;
     static const struct {
@@ -800,6 +870,8 @@ int main(void) {
         WITH_SHELF(test_owed_at_the_end),
         WITH_SHELF(test_file_gone),
         WITH_SHELF(test_damaged),
+        WITH_SHELF(test_damaged_while_running),
+        WITH_SHELF(test_other_server_dies),
         WITH_SHELF(test_no_database),
         cmocka_unit_test(test_full),
         WITH_SHELF(test_migrations),
