@@ -105,13 +105,13 @@ static bool open_provider(struct gateway *gateway, const struct gateway_options 
                                                               &gateway->model_info, error);
 }
 
-static bool open_fetch(struct gateway *gateway, struct error *error) {
+static bool open_fetch(struct gateway *gateway, const struct gateway_options *given, struct error *error) {
     const struct config *config = gateway->config;
-    if (!config->image_url.enabled) return true;
+    if (!given->fetch && !config->image_url.enabled) return true;
     struct fetch_options options = {.bytes_most = config->image_url.bytes,
                                     .seconds = config->image_url.seconds,
                                     .redirects_most = config->image_url.redirects};
-    gateway->fetch = fetch_open(&options, error);
+    gateway->fetch = fetch_open(given->fetch ? given->fetch : &options, error);
     return gateway->fetch != NULL;
 }
 
@@ -150,7 +150,7 @@ struct gateway *gateway_open(const struct gateway_options *options, gateway_sink
         spool_sweep(gateway->spool, "");
         sweep_media(gateway);
         good = open_provider(gateway, options, error) &&
-               name_model(gateway, options->queue.model_folder, error) && open_fetch(gateway, error);
+               name_model(gateway, options->queue.model_folder, error) && open_fetch(gateway, options, error);
     }
     if (good) return gateway;
     gateway_close(gateway);

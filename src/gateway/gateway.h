@@ -23,6 +23,7 @@
 struct gateway;
 struct catalog;
 struct config;
+struct fetch_options;
 
 enum gateway_message_kind {
     GATEWAY_CHUNK,  // of a stream: [body] is whole server-sent events ("event: ...\ndata: ...\n\n")
@@ -57,6 +58,8 @@ struct gateway_options {
     const struct config *config;
     struct catalog *catalog; // the served model is added to it
     struct store *store;
+    // How pictures behind URLs are fetched; NULL: as the configuration says. For tests.
+    const struct fetch_options *fetch;
     // Opens what makes the pictures; NULL: provider_local_open. For tests.
     struct provider *(*open_provider)(const struct scheduler_options *options, queue_listener *listener,
                                       void *context, struct error *error);

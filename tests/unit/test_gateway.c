@@ -16,6 +16,9 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "gateway/fetch.h"
+#include "https_site.h"
+
 #define MESSAGES_MOST 200
 #define JOBS_MOST     16
 #define WAIT_SECONDS  20.0
@@ -24,7 +27,8 @@
 
 struct fake_job {
     char id[64];
-    int count, width, height, deliver_width, deliver_height, quality, previews;
+    int count, width, height, deliver_width, deliver_height, quality, previews, references;
+    char mask[80];
     uint64_t seed;
     bool open, cancelled;
 };
@@ -58,7 +62,9 @@ static bool fake_submit(struct provider *provider, const struct scheduler_job *t
                                  .previews = from->preview_count,
                                  .seed = from->seed,
                                  .open = true};
+        job->references = from->reference_count;
         snprintf(job->id, sizeof job->id, "%s", from->id);
+        snprintf(job->mask, sizeof job->mask, "%s", from->mask_file ? from->mask_file : "");
     }
     pthread_mutex_unlock(&f->lock);
     if (good) return true;
@@ -195,7 +201,7 @@ static void put_card(const char *folder) {
     assert_true(file_write(path, CARD, strlen(CARD), &error));
 }
 
-static int open_with(void **state, bool card) {
+static int open_with(void **state, bool card, const struct fetch_options *fetch) {
     char yaml[300];
     static const char common[] =
         "local:\n  prices: {\"*\": {output_megapixel: 0.008, input_megapixel: 0.003}}\n"
@@ -227,6 +233,7 @@ static int open_with(void **state, bool card) {
         .config = &h->config,
         .catalog = h->catalog,
         .store = h->store,
+        .fetch = fetch,
         .open_provider = fake_open};
     h->gateway = gateway_open(&options, sink, h, &error);
     if (!h->gateway) fail_msg("%s", error.message);
@@ -235,11 +242,11 @@ static int open_with(void **state, bool card) {
 }
 
 static int open_house(void **state) {
-    return open_with(state, false);
+    return open_with(state, false, NULL);
 }
 
 static int open_card_house(void **state) {
-    return open_with(state, true);
+    return open_with(state, true, NULL);
 }
 
 static int count_files(const char *folder) {
@@ -669,6 +676,56 @@ static void test_partial_failure(void **state) {
     json_decref(body);
 }
 
+// References and a mask behind URLs: fetched before anything is recorded, then as if they had come along.
+static void test_fetched_pictures(void **state) {
+    void *site_state, *house_state;
+    open_site(&site_state);
+    struct site *site = site_state;
+    if (!site->daemon) {
+        close_site(&site_state);
+        skip();
+    }
+    struct fetch_options fetch = {.bytes_most = 1000,
+                                  .seconds = 10,
+                                  .redirects_most = 2,
+                                  .may_connect = only_127_0_0_1,
+                                  .authorities = site->certificate};
+    assert_int_equal(open_with(&house_state, false, &fetch), 0);
+    struct house *h = house_state;
+    struct api_error error = {0};
+    char json[600];
+    snprintf(json, sizeof json,
+             "{\"prompt\":\"x\",\"images\":[{\"image_url\":\"https://127.0.0.1:%d/picture\"},\"https://"
+             "127.0.0.1:%d/picture\"],"
+             "\"mask\":{\"image_url\":\"https://127.0.0.1:%d/picture\"}}",
+             site->port, site->port, site->port);
+    if (!start_with(h, "req_dry", MODE_EDIT, json, (struct gateway_call){.dry_run = true}, &error))
+        fail_msg("%s", error.message);
+    json_t *body = body_of(answer(h, "req_dry"));
+    assert_int_equal(number(body, "total_cost_micros"), 8000 + 2 * 3000); // each reference a megapixel
+    json_decref(body);
+    assert_true(start_with(h, "req_f", MODE_EDIT, json, (struct gateway_call){0}, &error));
+    assert_string_equal(wait_job("req_f")->mask, "req_f-url-4");
+    assert_int_equal(fake.jobs[0].references, 2);
+    run(h, "req_f");
+    body = body_of(answer(h, "req_f"));
+    assert_int_equal(number(json_object_get(body, "metadata"), "cost_micros"), 14000);
+    json_decref(body);
+
+    snprintf(
+        json, sizeof json,
+        "{\"prompt\":\"x\",\"images\":[\"https://127.0.0.1:%d/picture\",\"https://127.0.0.1:%d/to/inside\"]}",
+        site->port, site->port);
+    assert_true(start_with(h, "req_b", MODE_EDIT, json, (struct gateway_call){0}, &error));
+    const struct gateway_message *refused = answer(h, "req_b");
+    assert_int_equal(refused->error.code, API_INVALID_REQUEST);
+    assert_string_equal(refused->error.param, "image[1]");
+    assert_record(h, "req_b", "rejected", "INVALID_REQUEST", 0);
+    assert_int_equal(fake.count, 1);
+    close_house(&house_state);
+    close_site(&site_state);
+}
+
 // Without a key an address has so many pictures a day; what was not delivered does not count.
 static void test_daily(void **state) {
     struct house *h = *state;
@@ -859,6 +916,7 @@ int main(void) {
         CASE(test_full_queue),
         CASE(test_interrupted),
         CASE(test_refusals),
+        cmocka_unit_test(test_fetched_pictures),
         CASE(test_daily),
         cmocka_unit_test_setup_teardown(test_several_calls, open_card_house, close_house),
         cmocka_unit_test_setup_teardown(test_card, open_card_house, close_house),
