@@ -1,8 +1,8 @@
 // What prompts and reference images were encoded to, kept for the next request that has the same ones. Relies on base, libsodium.
 //
 // A key is a hash (BLAKE2b, 32 bytes) of everything that the values depend on beside the model itself: one store belongs to one
-// opened model. What is found is what was kept, to the byte; so a result is the same with the store and without it. The entry used
-// least lately goes when there is no more room. Not thread-safe.
+// opened model. What is found is what was kept, to the byte; so a result is the same with the store and without it. The entry
+// used least lately goes when there is no more room. Not thread-safe.
 #ifndef LIMN_FLUX_ENCODINGS_H
 #define LIMN_FLUX_ENCODINGS_H
 

@@ -38,7 +38,8 @@ void image_library_stop(void);
 // Decodes PNG, JPEG, WebP, GIF or AVIF as the reference pipeline sees them (Pillow's convert("RGB")): the first frame,
 // orientation NOT applied unless [apply_orientation], grey and palette expanded, CMYK converted, the high byte of 16 bits
 // taken (except 16-bit grey, whose values above 255 become 255, as Pillow does), alpha dropped without blending. PNG, JPEG and
-// WebP are byte-equal to Pillow's with the same decoder library; transparent pixels of a GIF are black, and AVIF may differ. At most [pixels_most] pixels by header (checked before decoding; 0: 64 Mi) and 32,768 a side.
+// WebP are byte-equal to Pillow's with the same decoder library; transparent pixels of a GIF are black, and AVIF may differ.
+// At most [pixels_most] pixels by header (checked before decoding; 0: 64 Mi) and 32,768 a side.
 // A truncated or corrupt file is an error. Errors begin with "[name]: ".
 bool image_decode(const char *name, const void *data, size_t size, int64_t pixels_most,
                   bool apply_orientation, struct image *image, struct error *error);

@@ -89,7 +89,8 @@ void scheduler_cancel(struct scheduler *scheduler, const char *job);
 // How many jobs stand in front of a waiting one, by the time of their coming; -1 when it does not wait.
 int scheduler_position(struct scheduler *scheduler, const char *job);
 
-// From now on new jobs are refused (SCHEDULER_DRAINING) and those that wait fail with QUEUE_FAILURE_STOPPED; those that run go on.
+// From now on new jobs are refused (SCHEDULER_DRAINING) and those that wait fail with QUEUE_FAILURE_STOPPED; those that run go
+// on.
 void scheduler_drain(struct scheduler *scheduler);
 // Waits until no job is left; false when [seconds] have passed.
 bool scheduler_wait_idle(struct scheduler *scheduler, double seconds);

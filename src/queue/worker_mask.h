@@ -9,8 +9,8 @@ struct mask {
     uint8_t *keep; // of each pixel: 255 as in original, 0 as drawn, between mixed; NULL: there is no mask
 };
 
-// Makes a mask from the [alpha] of its file and the first [reference] (upright), which must be of one size: else an error with the
-// field "mask". Both are cut to the shape of deliver_width x deliver_height around their middle and resized to it: a picture of
+// Makes a mask from the [alpha] of its file and the first [reference] (upright), which must be of one size: else an error with
+// the field "mask". Both are cut to the shape of deliver_width x deliver_height around their middle and resized to it: a picture of
 // that size already stays as it is to the byte.
 bool mask_make(const struct image_alpha *alpha, const struct image *reference, int deliver_width,
                int deliver_height, struct mask *mask, struct error *error);
