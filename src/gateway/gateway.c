@@ -32,6 +32,11 @@ static bool same_folder(const char *a, const char *b) {
     return same;
 }
 
+bool gateway_serves(const struct gateway *gateway, const struct model_card *card) {
+    return !strcmp(card->id, gateway->model) ||
+           (card->weights.found && same_folder(card->weights.found, gateway->folder));
+}
+
 // The models that the local engine can run: the served one first, then the cards whose weights are here.
 static int list_models(const struct gateway *gateway, const char *folder,
                        struct scheduler_model models[SCHEDULER_MODELS_MOST]) {
@@ -49,11 +54,14 @@ static int list_models(const struct gateway *gateway, const char *folder,
 static bool name_model(struct gateway *gateway, const char *folder, struct error *error) {
     const struct queue_model *info = &gateway->model_info;
     make_slug(info->name, gateway->model, sizeof gateway->model);
+    const struct model_card *same = NULL; // of several, the one that the model calls itself
     for (int i = 0; i < catalog_count(gateway->catalog); i++) {
         const struct model_card *card = catalog_card(gateway->catalog, i);
-        if (card->weights.found && same_folder(card->weights.found, folder))
-            snprintf(gateway->model, sizeof gateway->model, "%s", card->id);
+        if (card->weights.found && same_folder(card->weights.found, folder) &&
+            (!same || !strcmp(card->id, gateway->model)))
+            same = card;
     }
+    if (same) snprintf(gateway->model, sizeof gateway->model, "%s", same->id);
     struct catalog_folder added = {.id = gateway->model,
                                    .path = folder,
                                    .default_width = info->default_width,
@@ -132,8 +140,11 @@ static void sweep_media(struct gateway *gateway) {
 struct gateway *gateway_open(const struct gateway_options *options, gateway_sink *sink, void *context,
                              struct error *error) {
     struct gateway *gateway = calloc(1, sizeof *gateway);
-    if (!gateway || !(gateway->spool = strdup(options->queue.spool_folder))) {
+    bool copied = gateway && (gateway->spool = strdup(options->queue.spool_folder)) &&
+                  (gateway->folder = strdup(options->queue.model_folder));
+    if (!copied) {
         error_set(error, ERROR_MEMORY, "no memory for the gateway");
+        if (gateway) free(gateway->spool);
         free(gateway);
         return NULL;
     }
@@ -198,6 +209,7 @@ void gateway_close(struct gateway *gateway) {
     pthread_cond_destroy(&gateway->idle);
     pthread_mutex_destroy(&gateway->lock);
     free(gateway->spool);
+    free(gateway->folder);
     free(gateway);
 }
 

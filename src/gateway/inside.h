@@ -98,9 +98,9 @@ struct gateway {
     const struct config *config;
     struct store *store;
     struct media *media;
-    struct fetch *fetch; // NULL: pictures are not fetched
-    struct daily *daily; // pictures of programs without a key
-    char *spool;
+    struct fetch *fetch;  // NULL: pictures are not fetched
+    struct daily *daily;  // pictures of programs without a key
+    char *spool, *folder; // of the served model
     const struct log *log;
     gateway_sink *sink;
     void *context;
@@ -156,6 +156,9 @@ void run_start(struct work *work);
 void run_listen(void *context, const struct queue_event *event);
 // Ends a work that was begun and has no job in work: it is settled and answered.
 void run_settle(struct work *work);
+
+// Whether the card's model is the one that is served, under whatever id.
+bool gateway_serves(const struct gateway *gateway, const struct model_card *card);
 
 // Why a provider does not take a job, as the client hears it. Returns false.
 bool gateway_refuse(const struct scheduler_refusal *refusal, const struct error *cause,

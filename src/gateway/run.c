@@ -176,11 +176,11 @@ static void finish(struct work *work) {
 static void describe_job(const struct work *work, const struct job *job, struct scheduler_job *turn) {
     const struct image_request *request = work->request;
     const struct size_result *size = &work->plan.size;
-    const char *model = work->plan.choice.card->id;
-    *turn = (struct scheduler_job){
-        .model = strcmp(model, work->gateway->model) ? model : NULL, // the first is the served
-        .principal = work->principal,
-        .streams = request->stream && request->partial_images > 0};
+    const struct model_card *card = work->plan.choice.card;
+    *turn = (struct scheduler_job){.model = gateway_serves(work->gateway, card) ? NULL
+                                                                                : card->id, // NULL: the first
+                                   .principal = work->principal,
+                                   .streams = request->stream && request->partial_images > 0};
     turn->job = (struct queue_job){.id = job->id,
                                    .prompt = request->prompt,
                                    .reference_count = request->reference_count,
