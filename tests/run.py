@@ -210,6 +210,10 @@ def worker_lost():
     return counted([sys.executable, "tests/fault/worker_faults.py"], timeout=300)
 
 
+def database_refuses():
+    return counted([sys.executable, "tests/fault/database_faults.py"], timeout=300)
+
+
 def judge():
     python = environment("judge", ROOT / "training/judge/requirements.txt")
     return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "training/judge/test_judge.py"],
@@ -240,6 +244,7 @@ def steps_for(options):
             ("api", api),
             ("faults: the worker is lost", worker_lost),
             ("faults: the server is killed", killed(200 if options.long else 30)),
+            ("faults: the database refuses", database_refuses),
             ("judge", judge), ("judged pictures", judged_pictures)]
 
 

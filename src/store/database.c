@@ -236,7 +236,8 @@ static bool set_up(struct database *database, int flags, double busy_seconds, st
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=%s; PRAGMA foreign_keys=ON; PRAGMA cache_size=-16384; "
         "PRAGMA wal_autocheckpoint=%d",
         flags & DATABASE_FULL ? "FULL" : "NORMAL", flags & DATABASE_CHECKPOINT ? 1000 : 0);
-    if (!execute(database, text, error) || !claim(database, flags, error)) return false;
+    // Whose file it is comes first: another program's is left as it is.
+    if (!claim(database, flags, error) || !execute(database, text, error)) return false;
     return !(flags & DATABASE_READ_ONLY) || execute(database, "PRAGMA query_only=ON", error);
 }
 

@@ -702,6 +702,13 @@ static void test_no_database(void **state) {
     error = (struct error){0};
     assert_null(store_open(&shelf->options, &error));
     assert_contains(error.message, "another program");
+    assert_int_equal(sqlite3_open(shelf->path, &foreign), SQLITE_OK);
+    sqlite3_stmt *mode;
+    assert_int_equal(sqlite3_prepare_v2(foreign, "PRAGMA journal_mode", -1, &mode, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(mode), SQLITE_ROW);
+    assert_string_equal((const char *)sqlite3_column_text(mode, 0), "delete"); // it was left as it was
+    sqlite3_finalize(mode);
+    sqlite3_close(foreign);
     unlink(shelf->path);
     // A folder, and a folder that cannot be made.
     struct store_options options = shelf->options;
