@@ -13,9 +13,10 @@
 #include <string.h>
 #include <time.h>
 
-#define PASSED_OVER_MOST                                                                                     \
-    8 // jobs that a model's worker takes before one in front of them for a model that is not up
-#define RUNS_MOST 2
+// Jobs that a model's worker takes before one in front of them for a model that is not up.
+#define PASSED_OVER_MOST 8
+#define RUNS_MOST        2
+#define STOPPED          "the server is being stopped"
 
 struct slot { // a model
     struct scheduler *scheduler;
@@ -165,11 +166,24 @@ static void run_again(struct slot *slot, struct line_job *job, const struct queu
     pthread_mutex_lock(&scheduler->lock);
     slot->running = NULL;
     scheduler->running--;
+    if (scheduler->stopping) { // the thread may have ended: nobody would look at the line again
+        pthread_mutex_unlock(&scheduler->lock);
+        struct error error = {0};
+        error_set(&error, ERROR_CANCELLED, STOPPED);
+        fail(scheduler, job, QUEUE_FAILURE_STOPPED, &error);
+        return;
+    }
     scheduler->reruns++;
     line_return(&scheduler->line, job);
     feed(scheduler);
     pthread_cond_signal(&scheduler->wake); // it may have been cancelled meanwhile
     pthread_mutex_unlock(&scheduler->lock);
+}
+
+static bool somebody_waits(const struct scheduler *scheduler) {
+    bool wanted = scheduler->line.count > 0;
+    for (int i = 0; i < scheduler->slot_count; i++) wanted = wanted || scheduler->slots[i].wanted;
+    return wanted;
 }
 
 // A job that ran has ended. The lock is held and given back.
@@ -196,7 +210,7 @@ static void on_end(struct slot *slot, struct line_job *job, const struct queue_e
         pthread_cond_signal(&scheduler->wake);
     }
     feed(scheduler);
-    if (scheduler->line.count > 0) pthread_cond_signal(&scheduler->wake); // room for another model, perhaps
+    if (somebody_waits(scheduler)) pthread_cond_signal(&scheduler->wake); // room for another model, perhaps
     pthread_mutex_unlock(&scheduler->lock);
     scheduler->listener(scheduler->context, &last);
     settle(scheduler, job);
@@ -234,7 +248,7 @@ static void say_why(const struct scheduler *scheduler, const struct line_job *jo
         error_set(error, ERROR_CANCELLED, "the request was cancelled");
     } else if (scheduler->draining) {
         *failure = QUEUE_FAILURE_STOPPED;
-        error_set(error, ERROR_CANCELLED, "the server is being stopped");
+        error_set(error, ERROR_CANCELLED, STOPPED);
     } else {
         *failure = QUEUE_FAILURE_TIME;
         error_set(error, ERROR_UNAVAILABLE,
@@ -447,7 +461,7 @@ static bool check_room(struct scheduler *scheduler, const char *principal, struc
     refusal->waiting = waiting;
     if (scheduler->draining) {
         refusal->reason = SCHEDULER_DRAINING;
-        return error_set(error, ERROR_UNAVAILABLE, "the server is being stopped");
+        return error_set(error, ERROR_UNAVAILABLE, STOPPED);
     }
     if (waiting >= room) {
         refusal->reason = SCHEDULER_FULL;

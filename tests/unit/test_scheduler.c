@@ -194,7 +194,9 @@ struct bench {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct seen seen[64];
-    int count, ended, started;
+    int count, ended, started, reruns;
+    bool holds_reruns; // the listener waits in a re-run until released
+    bool released;
     char order[1024];
 };
 
@@ -238,6 +240,9 @@ static void listener(void *context, const struct queue_event *event) {
         seen->reruns++;
         seen->voided += seen->images;
         seen->images = 0;
+        bench->reruns++;
+        pthread_cond_broadcast(&bench->changed);
+        while (bench->holds_reruns && !bench->released) pthread_cond_wait(&bench->changed, &bench->lock);
         break;
     case QUEUE_DONE:
     case QUEUE_FAILED:
@@ -658,6 +663,70 @@ static void test_close(void **state) {
     assert_int_equal(seen_of(bench, "job-waits")->last.failure, QUEUE_FAILURE_STOPPED);
 }
 
+static int count_threads(void) {
+    int count = 0;
+    DIR *folder = opendir("/proc/self/task");
+    assert_non_null(folder);
+    for (struct dirent *entry; (entry = readdir(folder));) count += entry->d_name[0] != '.';
+    closedir(folder);
+    return count;
+}
+
+static void *close_it(void *context) {
+    struct bench *bench = context;
+    scheduler_close(bench->scheduler);
+    return NULL;
+}
+
+// Closed while the listener hears that a job is run again: the job ends nevertheless, once.
+static void test_close_in_a_rerun(void **state) {
+    struct bench *bench = *state;
+    pthread_t closer;
+    struct scheduler_refusal refusal;
+    bench->holds_reruns = true;
+    start(bench);
+    submit_simple(bench, "job-dies", "a", "@crash=text");
+    wait_for(bench, &bench->reruns, 1);
+    int before = count_threads();
+    assert_int_equal(pthread_create(&closer, NULL, close_it, bench), 0);
+    double deadline = clock_seconds() + 20;
+    while (scheduler_has_room(bench->scheduler, "a", &refusal, NULL) && clock_seconds() < deadline)
+        usleep(1000);
+    assert_int_equal(refusal.reason, SCHEDULER_DRAINING);
+    while (count_threads() > before && clock_seconds() < deadline)
+        usleep(1000); // the scheduler's own has ended
+    pthread_mutex_lock(&bench->lock);
+    bench->released = true;
+    pthread_cond_broadcast(&bench->changed);
+    pthread_mutex_unlock(&bench->lock);
+    pthread_join(closer, NULL);
+    bench->scheduler = NULL;
+    assert_int_equal(bench->ended, 1);
+    assert_int_equal(seen_of(bench, "job-dies")->last.failure, QUEUE_FAILURE_STOPPED);
+}
+
+static void *want_two(void *context) {
+    struct bench *bench = context;
+    struct error error = {0};
+    return scheduler_wait_ready(bench->scheduler, "two", 20, NULL, &error) ? bench : NULL;
+}
+
+// A model that somebody waits for comes up when the busy one has ended its job, though no job waits.
+static void test_wanted_without_a_job(void **state) {
+    struct bench *bench = *state;
+    struct scheduler_model_state model;
+    pthread_t waiter;
+    void *ready;
+    start(bench);
+    block(bench);
+    assert_int_equal(pthread_create(&waiter, NULL, want_two, bench), 0);
+    scheduler_cancel(bench->scheduler, "job-block");
+    pthread_join(waiter, &ready);
+    assert_ptr_equal(ready, bench);
+    assert_true(scheduler_model_state(bench->scheduler, "two", &model));
+    assert_true(model.ready && model.known);
+}
+
 static void test_no_worker(void **state) {
     struct bench *bench = *state;
     setenv("LIMN_STANDIN", "@fatal", 1);
@@ -779,6 +848,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_models_take_turns, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_drain, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_close, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_close_in_a_rerun, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_wanted_without_a_job, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_worker, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_broken_model, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_crowd, set_up, tear_down),
