@@ -31,7 +31,7 @@ enum {
     STEP_ROWS = 8, // rows at a time
     PANELS_A_CALL = 2,
     SEGMENTS_MOST = 36,      // up to so many they are taken SEGMENTS_A_CALL at a time
-    SEGMENTS_A_CALL = 18,    // of 32 x 32 bf16 in two panels: 36 KB
+    SEGMENTS_A_CALL = 12,    // of 32 x 32 bf16 in two panels: 24 KB
     STRIP_BYTES = 768 << 10, // of a strip, where the least number of rows leaves a choice
 };
 

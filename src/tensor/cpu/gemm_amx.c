@@ -13,6 +13,8 @@ enum {
     SHARE = 8,   // lines of the next panels that belong to a block of rows in each step
     AHEAD = 4,   // how many of them it fetches; the processor guesses the others
     DEPTH = 512, // of a panel pair that stays in the first-level cache
+    TALL_ROWS = 48,
+    TALL_SEGMENTS = 36, // products of more segments are made of tall blocks
 };
 
 struct tile_config {
@@ -131,6 +133,55 @@ whole_block(const struct gemm_product *p, struct block block, float *before, con
     }
 }
 
+// A tall block, three halves of rows and two panels, for products of many segments, which keep their sums in the tiles from
+// the first to the last and take rows and panels from the second-level cache: 5 tiles from there for 6 products instead of 4
+// for 4. Tiles: 0 to 5 sums, 6 the panel, 7 the rows; the second panel takes the rows backwards, from the last that is there.
+static void tall_block(const struct gemm_product *p, int64_t row, int64_t panel) {
+    const int64_t row_bytes = p->row_stride * 2, c_bytes = p->c_stride * 4, half = TILE_ROWS * row_bytes;
+    float *c = p->c + row * p->c_stride + panel * GEMM_LANES, *c2 = c + TILE_ROWS * p->c_stride;
+    float *c3 = c2 + TILE_ROWS * p->c_stride;
+    if (p->accumulate) {
+        _tile_loadd(0, c, c_bytes);
+        _tile_loadd(1, c2, c_bytes);
+        _tile_loadd(2, c3, c_bytes);
+        _tile_loadd(3, c + GEMM_LANES, c_bytes);
+        _tile_loadd(4, c2 + GEMM_LANES, c_bytes);
+        _tile_loadd(5, c3 + GEMM_LANES, c_bytes);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        _tile_zero(4);
+        _tile_zero(5);
+    }
+    for (int s = 0; s < p->segment_count; s++) {
+        const char *a = (const char *)p->segments[s].rows + row * row_bytes;
+        const char *b = (const char *)p->segments[s].panels + panel * p->panel_stride * 2;
+        for (int64_t d = 0; d < p->depth; d += STEP, a += STEP * 2, b += STEP * GEMM_LANES * 2) {
+            _tile_loadd(6, b, 64);
+            _tile_loadd(7, a, row_bytes);
+            _tile_dpbf16ps(0, 7, 6);
+            _tile_loadd(7, a + half, row_bytes);
+            _tile_dpbf16ps(1, 7, 6);
+            _tile_loadd(7, a + 2 * half, row_bytes);
+            _tile_dpbf16ps(2, 7, 6);
+            _tile_loadd(6, b + p->panel_stride * 2, 64);
+            _tile_dpbf16ps(5, 7, 6);
+            _tile_loadd(7, a + half, row_bytes);
+            _tile_dpbf16ps(4, 7, 6);
+            _tile_loadd(7, a, row_bytes);
+            _tile_dpbf16ps(3, 7, 6);
+        }
+    }
+    _tile_stored(0, c, c_bytes);
+    _tile_stored(1, c2, c_bytes);
+    _tile_stored(2, c3, c_bytes);
+    _tile_stored(3, c + GEMM_LANES, c_bytes);
+    _tile_stored(4, c2 + GEMM_LANES, c_bytes);
+    _tile_stored(5, c3 + GEMM_LANES, c_bytes);
+}
+
 // What a block of rows fetches of the panels that come next: of the 2 x 16 lines of a step each of the first four blocks
 // takes SHARE.
 static const char *lines_ahead(const struct gemm_product *p, int64_t row, int64_t panel) {
@@ -143,14 +194,14 @@ static const char *lines_ahead(const struct gemm_product *p, int64_t row, int64_
     return next + share / 2 * p->panel_stride * 2 + share % 2 * SHARE * 64;
 }
 
-// Whole blocks of rows, depth block by depth block, so that the panels of one stay in the first-level cache while the
+// Whole blocks of rows from [first] on, depth block by depth block, so that the panels of one stay in the first-level cache while the
 // rows stream past.
-static void product_whole(const struct gemm_product *p, int64_t rows, int64_t panels) {
+static void product_whole(const struct gemm_product *p, int64_t first, int64_t rows, int64_t panels) {
     const int64_t step = p->segment_count > 1 || rows <= ROWS ? p->depth : DEPTH;
     float *before = NULL;
     for (int64_t panel = 0; panel < panels; panel += 2)
         for (int64_t at = 0; at < p->depth; at += step)
-            for (int64_t row = 0; row < rows; row += ROWS) {
+            for (int64_t row = first; row < rows; row += ROWS) {
                 struct block block = {row,   panel,
                                       at,    p->depth - at < step ? p->depth : at + step,
                                       false, lines_ahead(p, row, panel)};
@@ -165,13 +216,21 @@ static void product_whole(const struct gemm_product *p, int64_t rows, int64_t pa
 }
 
 void gemm_product_bf16_amx(const struct gemm_product *p) {
-    const int64_t rows = p->row_count / ROWS * ROWS, rows_left = p->row_count - rows;
+    const int64_t tall = p->segment_count > TALL_SEGMENTS ? p->row_count / TALL_ROWS * TALL_ROWS : 0;
+    const int64_t rows = tall + (p->row_count - tall) / ROWS * ROWS, rows_left = p->row_count - rows;
     const int64_t panels = p->panel_count / 2 * 2;
     if (p->depth == 0) return;
     if (rows > 0) configure(TILE_ROWS, TILE_ROWS);
-    if (rows > 0 && panels > 0) product_whole(p, rows, panels);
-    for (int64_t row = 0; row < rows && panels < p->panel_count; row += ROWS)
-        edge_block(p, (struct block){row, panels, 0, p->depth, !p->accumulate, NULL}, 2, 1);
+    for (int64_t panel = 0; panel < panels; panel += 2)
+        for (int64_t row = 0; row < tall; row += TALL_ROWS) tall_block(p, row, panel);
+    if (rows > tall && panels > 0) product_whole(p, tall, rows, panels);
+    for (int64_t row = 0; row < rows && panels < p->panel_count; row += ROWS) {
+        const struct block block = {row, panels, 0, p->depth, !p->accumulate, NULL};
+        if (rows - row >= ROWS)
+            edge_block(p, block, 2, 1);
+        else
+            edge_block(p, block, 1, 1);
+    }
     if (rows_left > 0)
         configure(rows_left < TILE_ROWS ? rows_left : TILE_ROWS,
                   rows_left > TILE_ROWS ? rows_left - TILE_ROWS : 1);
