@@ -186,7 +186,14 @@ def parity():
     return counted([python, "tests/parity/fixtures.py", "--limn", BUILD / "release" / "limn"], timeout=900)
 
 
-def api():
+def api(examples=30):
+    """examples: how many requests an operation schemathesis makes of the OpenAPI document."""
+    def step():
+        return api_with(examples)
+    return step
+
+
+def api_with(examples):
     python = environment("api", ROOT / "tests/api/requirements.txt")
     node = ROOT / "tests/api/node"
     modules = BUILD / "node"
@@ -196,8 +203,8 @@ def api():
             shutil.copy(node / name, modules / name)
     if not (modules / "node_modules" / "openai").exists():
         must(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=modules, timeout=600)
-    return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/api"], timeout=1200,
-                   env={"LIMN": str(BUILD / "release" / "limn"), "LIMN_NODE_MODULES": str(modules / "node_modules")})
+    return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/api"], timeout=3600,
+                   env={"LIMN_OPENAPI_EXAMPLES": str(examples), "LIMN": str(BUILD / "release" / "limn"), "LIMN_NODE_MODULES": str(modules / "node_modules")})
 
 
 def killed(kills):
@@ -241,7 +248,7 @@ def steps_for(options):
             ("arm64 compiles", cross),
             ("parity", parity),
             ("fuzz", fuzz(300 if options.long else 10)),
-            ("api", api),
+            ("api", api(200 if options.long else 20)),
             ("faults: the worker is lost", worker_lost),
             ("faults: the server is killed", killed(200 if options.long else 30)),
             ("faults: the database refuses", database_refuses),

@@ -50,10 +50,13 @@ static bool read_call(struct exchange *exchange, struct gateway_call *call) {
     call->asynchronous = prefers_async(exchange);
     call->idempotency_key = exchange_header(exchange, "Idempotency-Key");
     if (!exchange_flag(exchange, "dryRun", &call->dry_run)) return false;
+    const char *at = call->idempotency_key ? call->idempotency_key : "-";
+    while (*at > 0x20 && *at < 0x7f) at++;
     size_t length = call->idempotency_key ? strlen(call->idempotency_key) : 1;
-    if (length >= 1 && length <= IDEMPOTENCY_MOST) return true;
+    if (!*at && length >= 1 && length <= IDEMPOTENCY_MOST) return true;
     return api_error_set(&exchange->error, API_INVALID_REQUEST, "",
-                         "Idempotency-Key: expected 1 to %d characters", IDEMPOTENCY_MOST);
+                         "Idempotency-Key: expected 1 to %d letters, digits and signs without spaces",
+                         IDEMPOTENCY_MOST);
 }
 
 enum MHD_Result serve_images(struct exchange *exchange) {
