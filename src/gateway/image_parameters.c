@@ -191,7 +191,7 @@ static bool take_compression(const struct parameter *p) {
 static bool take_seed(const struct parameter *p) {
     int64_t value;
     // Picture k takes seed + k.
-    if (!read_integer(p, 0, INT64_MAX - REQUEST_COUNT_MOST, &value)) return false;
+    if (!read_integer(p, 0, SEED_MOST, &value)) return false;
     p->request->seed = (uint64_t)value;
     p->request->has_seed = true;
     return true;
@@ -225,6 +225,10 @@ static bool take_sigmas(const struct parameter *p) {
     if (p->from_form && json_is_string(p->value)) {
         struct error ignored = {0};
         parsed = json_parse("sigmas", json_string_value(p->value), json_string_length(p->value), &ignored);
+        if (json_is_number(parsed)) { // one value alone
+            json_t *only = parsed;
+            parsed = json_pack("[o]", only);
+        }
         list.value = parsed;
         list.from_form = false;
     }

@@ -17,7 +17,8 @@
 #define REQUEST_COUNT_MOST  10
 #define STEPS_MOST          200
 #define SIGMA_LEAST         0.00001
-#define PROMPT_MOST         32000 // characters
+#define SEED_MOST           9007199254740991 // whole numbers that every JSON reader keeps
+#define PROMPT_MOST         32000            // characters
 #define PARTIALS_MOST       3
 #define IGNORED_MOST        64
 #define USER_MOST           512         // bytes

@@ -77,8 +77,6 @@ static const struct parameter_of STATS_PARAMETERS[] = {
     {"provider", "query", "{\"type\":\"string\"}", "of this provider alone"},
     {"mode", "query", "{\"type\":\"string\"}", "in this mode alone"},
     NONE};
-static const struct parameter_of MEDIA_PARAMETERS[] = {
-    {"Range", "header", "{\"type\":\"string\"}", "one range of the bytes"}, NONE};
 
 // What the documentation says of a route.
 static const struct operation {
@@ -104,7 +102,7 @@ static const struct operation {
      KEYS_PARAMETERS},
     {"/stats", NULL, "getStatistics", "Figures of the last 30 days", "Statistics", NULL, STATS_PARAMETERS},
     {"/balance", NULL, "getBalance", "What the key may still spend", "Balance", NULL, NULL},
-    {"/media/", NULL, "getMedia", "A picture behind a URL", NULL, "image/*", MEDIA_PARAMETERS},
+    {"/media/", NULL, "getMedia", "A picture behind a URL", NULL, "image/*", NULL},
     {"/healthz", NULL, "getHealth", "Whether the server lives", "Health", NULL, NULL},
     {"/readyz", NULL, "getReadiness", "Whether the server can serve", "Health", NULL, NULL},
     {"/metrics", NULL, "getMetrics", "Figures for Prometheus", NULL, "text/plain", NULL},

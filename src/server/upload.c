@@ -153,18 +153,14 @@ static bool end_text(struct upload *u) {
         json_decref(value);
         return api_error_set(u->error, API_INVALID_REQUEST, u->name, "%s: not a UTF-8 text", u->name);
     }
-    json_t *there = json_object_get(u->fields, u->name);
-    if (there && !(u->is_array && json_is_array(there))) {
-        json_decref(value);
-        return api_error_set(u->error, API_INVALID_REQUEST, u->name, "%s: given twice", u->name);
-    }
+    json_t *there = json_object_get(u->fields, u->name), *array = NULL;
     bool good;
-    if (there) {
+    if (json_is_array(there)) {
         good = json_array_append_new(there, value) == 0;
-    } else if (u->is_array) {
-        json_t *array = json_array();
-        good = array && json_array_append_new(array, value) == 0;
-        if (!array) json_decref(value);
+    } else if (there || u->is_array) { // repeated, or marked as one of several: an array
+        array = json_array();
+        good = array && (!there || json_array_append(array, there) == 0);
+        good = json_array_append_new(array, value) == 0 && good;
         good = json_object_set_new(u->fields, u->name, array) == 0 && good;
     } else {
         good = json_object_set_new(u->fields, u->name, value) == 0;
