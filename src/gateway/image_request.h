@@ -57,7 +57,7 @@ struct image_request {
     int compression;                              // 0 to 100, -1: not given
     enum background background;
     bool has_seed;
-    uint64_t seed;            // at most INT64_MAX - REQUEST_COUNT_MOST
+    uint64_t seed;            // at most SEED_MOST
     int steps;                // 0: the model's
     double guidance;          // negative: the model's
     float sigmas[STEPS_MOST]; // rising towards noise: each above 0, at most 1
