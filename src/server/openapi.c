@@ -175,7 +175,11 @@ static json_t *body_schema(const struct catalog *catalog, enum image_mode mode, 
         if (list->items[i].type == PARAMETER_TEXT) set_pattern(property, list->items[i].name);
         refine_pictures(property);
         if (list->items[i].type == PARAMETER_NUMBERS) refine_numbers(property);
-        if (refused_everywhere(&list->items[i])) refine_refused(property, &list->items[i]);
+        if (!refused_everywhere(&list->items[i])) continue;
+        refine_refused(property, &list->items[i]);
+        // Null alone: there is nothing that a form could say.
+        if (form && json_array_size(json_object_get(property, "enum")) == 1)
+            json_object_del(properties, list->items[i].name);
     }
     return schema;
 }
