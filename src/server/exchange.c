@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 // A body that is refused is read and dropped up to so many bytes, so that its sender gets to read the answer.
 #define DROP_MOST (8u << 20)
@@ -240,6 +241,12 @@ static void write_log(const struct exchange *exchange, double seconds) {
                fields, sizeof fields / sizeof *fields);
 }
 
+// libmicrohttpd's edge-triggered set misses an end of the client's side that came together with the request: it is woken again.
+static void wake_at_end(const struct link *link) {
+    char byte;
+    if (recv(link->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) shutdown(link->socket, SHUT_RD);
+}
+
 void exchange_ended(void *context, struct MHD_Connection *connection, void **request,
                     enum MHD_RequestTerminationCode why) {
     struct exchange *exchange = *request;
@@ -249,6 +256,7 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     exchange_unwatch(exchange);
     exchange_delist(exchange);
     link_enlist(server, exchange->link); // until the next request's head is there
+    wake_at_end(exchange->link);
     for (char *c = exchange->path; *c; c++)
         if ((unsigned char)*c < 0x21 || (unsigned char)*c > 0x7e) *c = '?';
     bool whole = why == MHD_REQUEST_TERMINATED_COMPLETED_OK;

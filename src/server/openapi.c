@@ -152,13 +152,14 @@ static bool refused_everywhere(const struct card_parameter *parameter) {
 }
 
 // What the local engine refuses is left with the values that say "no".
-static void refine_refused(json_t *schema, const struct card_parameter *parameter) {
+static void refine_refused(json_t *schema, const struct card_parameter *parameter, bool form) {
     json_t *values = json_array();
     for (int i = 0; i < parameter->value_count; i++)
         if (strcmp(parameter->values[i], "transparent") && strcmp(parameter->values[i], "on"))
             json_array_append_new(values, json_string(parameter->values[i]));
     if (parameter->type == PARAMETER_BOOLEAN) json_array_append_new(values, json_false());
-    json_array_append_new(values, json_null());
+    if (parameter->type == PARAMETER_BOOLEAN && form) json_array_append_new(values, json_integer(0));
+    if (!form) json_array_append_new(values, json_null());
     json_object_del(schema, "type");
     json_object_set_new(schema, "enum", values);
 }
@@ -175,10 +176,13 @@ static json_t *body_schema(const struct catalog *catalog, enum image_mode mode, 
         if (list->items[i].type == PARAMETER_TEXT) set_pattern(property, list->items[i].name);
         refine_pictures(property);
         if (list->items[i].type == PARAMETER_NUMBERS) refine_numbers(property);
+        if (form && list->items[i].type == PARAMETER_BOOLEAN) { // a text, which may also be a digit
+            json_object_del(property, "type");
+            json_object_set_new(property, "enum", json_pack("[b, b, i, i]", 1, 0, 1, 0));
+        }
         if (!refused_everywhere(&list->items[i])) continue;
-        refine_refused(property, &list->items[i]);
-        // Null alone: there is nothing that a form could say.
-        if (form && json_array_size(json_object_get(property, "enum")) == 1)
+        refine_refused(property, &list->items[i], form);
+        if (json_array_size(json_object_get(property, "enum")) == 0) // there is nothing that a form could say
             json_object_del(properties, list->items[i].name);
     }
     return schema;
