@@ -58,9 +58,9 @@ static const struct parameter_of REQUESTS_PARAMETERS[] = {
     {"created_after", "query", "{\"type\":\"string\",\"pattern\":\"TIME\"}", "a time, a day or unix seconds"},
     {"created_before", "query", "{\"type\":\"string\",\"pattern\":\"TIME\"}",
      "a time, a day or unix seconds"},
-    {"key_id", "query", "{\"type\":\"string\"}", "of this key alone"},
-    {"model", "query", "{\"type\":\"string\"}", "of this model alone"},
-    {"user", "query", "{\"type\":\"string\"}", "of this user alone"},
+    {"key_id", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "of this key alone"},
+    {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,159}$\"}", "of this model alone"},
+    {"user", "query", "{\"type\":\"string\",\"maxLength\":79}", "of this user alone"},
     {"status", "query",
      "{\"type\":\"string\",\"enum\":[\"pending\",\"processing\",\"completed\",\"upstream_failure\","
      "\"rejected\","
@@ -73,9 +73,9 @@ static const struct parameter_of KEYS_PARAMETERS[] = {
     {"status", "query", "{\"type\":\"string\",\"enum\":[\"active\",\"revoked\"]}", "with this status alone"},
     NONE};
 static const struct parameter_of STATS_PARAMETERS[] = {
-    {"model", "query", "{\"type\":\"string\"}", "of this model alone"},
-    {"provider", "query", "{\"type\":\"string\"}", "of this provider alone"},
-    {"mode", "query", "{\"type\":\"string\"}", "in this mode alone"},
+    {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,159}$\"}", "of this model alone"},
+    {"provider", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "of this provider alone"},
+    {"mode", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "in this mode alone"},
     NONE};
 
 // What the documentation says of a route.
@@ -138,7 +138,8 @@ static void refine_pictures(json_t *schema) {
 }
 
 // A noise level must stay above 0 as a 32-bit float.
-static void refine_numbers(json_t *schema) {
+static void refine_numbers(json_t *schema, bool form) {
+    if (form) json_object_del(schema, "minItems"); // an array of nothing has no part
     json_t *items = json_object_get(schema, "items");
     json_object_del(items, "exclusiveMinimum");
     json_object_set_new(items, "minimum", json_real(SIGMA_LEAST));
@@ -175,7 +176,7 @@ static json_t *body_schema(const struct catalog *catalog, enum image_mode mode, 
         if (!property) continue;
         if (list->items[i].type == PARAMETER_TEXT) set_pattern(property, list->items[i].name);
         refine_pictures(property);
-        if (list->items[i].type == PARAMETER_NUMBERS) refine_numbers(property);
+        if (list->items[i].type == PARAMETER_NUMBERS) refine_numbers(property, form);
         if (form && list->items[i].type == PARAMETER_BOOLEAN) { // a text, which may also be a digit
             json_object_del(property, "type");
             json_object_set_new(property, "enum", json_pack("[b, b, i, i]", 1, 0, 1, 0));

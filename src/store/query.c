@@ -17,12 +17,24 @@ void query_keys_init(struct query_keys *query) {
     *query = (struct query_keys){.limit = 20, .status = -1};
 }
 
-static bool set_text(char *to, size_t capacity, const char *name, const char *value, struct error *error) {
-    if (strlen(value) >= capacity)
-        return error_set_field(error, ERROR_INPUT, name, "%s: expected at most %zu bytes", name,
-                               capacity - 1);
+// At most [most] characters, and fewer bytes than [capacity]; [plain]: of printable ASCII.
+static bool set_characters(char *to, size_t capacity, size_t most, bool plain, const char *name,
+                           const char *value, struct error *error) {
+    size_t count = 0;
+    bool good = strlen(value) < capacity;
+    for (const char *at = value; *at; at++) {
+        count += ((unsigned char)*at & 0xc0) != 0x80; // bytes that go on with a character do not count
+        good = good && (!plain || (*at >= 0x20 && *at <= 0x7e));
+    }
+    if (!good || count > most)
+        return error_set_field(error, ERROR_INPUT, name, "%s: expected at most %zu %scharacters", name, most,
+                               plain ? "printable ASCII " : "");
     memcpy(to, value, strlen(value) + 1);
     return true;
+}
+
+static bool set_text(char *to, size_t capacity, const char *name, const char *value, struct error *error) {
+    return set_characters(to, capacity, capacity - 1, true, name, value, error);
 }
 
 static bool set_limit(int *limit, const char *value, struct error *error) {
@@ -130,7 +142,9 @@ bool query_requests_set(struct query_requests *query, const char *name, const ch
     if (!strcmp(name, "created_before")) return set_time(&query->created_before, name, value, error);
     if (!strcmp(name, "key_id")) return set_text(query->key_id, sizeof query->key_id, name, value, error);
     if (!strcmp(name, "model")) return set_text(query->model, sizeof query->model, name, value, error);
-    if (!strcmp(name, "user")) return set_text(query->user, sizeof query->user, name, value, error);
+    if (!strcmp(name, "user"))
+        return set_characters(query->user, sizeof query->user, sizeof query->user / 4 - 1, false, name, value,
+                              error);
     if (!strcmp(name, "status")) return set_status(&query->status, value, error);
     if (!strcmp(name, "summary")) {
         query->summary = !strcmp(value, "true");
