@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 #define MULTIPART_HEADERS_MOST 8192 // bytes of one part's headers
-#define MULTIPART_PARTS_MOST   128
+#define MULTIPART_PARTS_MOST   256
 
 struct multipart_part {
     const char *name;     // of the form's field

@@ -139,7 +139,12 @@ static void refine_pictures(json_t *schema) {
 
 // A noise level must stay above 0 as a 32-bit float.
 static void refine_numbers(json_t *schema, bool form) {
-    if (form) json_object_del(schema, "minItems"); // an array of nothing has no part
+    if (form) { // an array of one is a number, and of nothing no part at all
+        json_object_del(schema, "minItems");
+        json_object_set_new(schema, "type", json_pack("[s, s]", "array", "number"));
+        json_object_set_new(schema, "minimum", json_real(SIGMA_LEAST));
+        json_object_set_new(schema, "maximum", json_integer(1));
+    }
     json_t *items = json_object_get(schema, "items");
     json_object_del(items, "exclusiveMinimum");
     json_object_set_new(items, "minimum", json_real(SIGMA_LEAST));
