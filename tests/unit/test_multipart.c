@@ -167,7 +167,7 @@ static void test_many_parts_and_refusals(void **state) {
         assert_true(
             buffer_add_string(&body, "--XX\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n"));
     assert_true(buffer_add_string(&body, "--XX--"));
-    expect_refusal(TYPE, body.data, body.length, "more than 128 parts");
+    expect_refusal(TYPE, body.data, body.length, "more than 256 parts");
     struct seen seen = {.refuse_after = 2};
     struct error error = {0};
     assert_false(parse(TYPE, body.data, body.length, 100, &seen, &error));
