@@ -50,6 +50,20 @@ static bool vips_failed(const char *name, enum image_format format, struct error
                      image_format_name(format), *line ? line : "no reason given");
 }
 
+// Whether no chunk of a PNG file claims to be longer than what is left of the file: libpng allocates some as long as they
+// claim to be before it reads them.
+static bool png_chunks_fit(const uint8_t *bytes, size_t size) {
+    for (size_t at = 8; size - at >= 12;) {
+        const uint8_t *chunk = bytes + at;
+        const size_t length =
+            (size_t)chunk[0] << 24 | (size_t)chunk[1] << 16 | (size_t)chunk[2] << 8 | (size_t)chunk[3];
+        if (length > size - at - 12) return false;
+        if (!memcmp(chunk + 4, "IEND", 4)) return true;
+        at += 12 + length;
+    }
+    return true;
+}
+
 static VipsImage *open_loader(enum image_format format, const void *data, size_t size) {
     VipsImage *image = NULL;
     void *bytes = (void *)data; // the loaders do not write to it
@@ -57,6 +71,10 @@ static VipsImage *open_loader(enum image_format format, const void *data, size_t
     vips_error_clear();
     switch (format) {
     case IMAGE_PNG:
+        if (!png_chunks_fit(data, size)) {
+            vips_error("png", "a chunk is longer than the rest of the file");
+            break;
+        }
         bad = vips_pngload_buffer(bytes, size, &image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
                                   VIPS_FAIL_ON_ERROR, NULL);
         break;

@@ -262,6 +262,7 @@ def make_image():
     put("image", "wide.png", png(30000, 1, 1, 0, b"\0" + bytes(3750)))
     put("image", "huge-claim.png", png(2**31 - 1, 2**31 - 1, 8, 2, b"\0"))
     put("image", "truncated.png", encoded(small, "PNG")[:-20])
+    put("image", "long-chunk.png", png(2, 2, 8, 0, bytes(6), b"aaaaeXIf"))
     put("image", "rgb.jpg", encoded(small, "JPEG", quality=50))
     put("image", "grey.jpg", encoded(small.convert("L"), "JPEG", quality=50))
     put("image", "cmyk.jpg", encoded(small.convert("CMYK"), "JPEG", quality=50))

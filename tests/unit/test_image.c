@@ -209,6 +209,11 @@ static void test_bad_files(void **state) {
     expect_refusal(png, size, 100, "megapixels, expected at most 0.0");
     png[size - 20] ^= 0x55; // within the last data chunk: its checksum is wrong
     expect_refusal(png, size, 0, "damaged");
+    memcpy(png + 33,
+           "\x61\x61\x61\x61"
+           "eXIf",
+           8); // the chunk behind the header: 1.6 GB of EXIF
+    expect_refusal(png, size, 0, "a chunk is longer than the rest of the file");
     free(png);
 }
 
