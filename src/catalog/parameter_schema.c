@@ -6,7 +6,8 @@
 #include <string.h>
 
 static json_t *limit(double value) {
-    return value == floor(value) && fabs(value) <= 9007199254740992.0 ? json_integer((json_int_t)value) : json_real(value);
+    return value == floor(value) && fabs(value) <= 9007199254740992.0 ? json_integer((json_int_t)value)
+                                                                      : json_real(value);
 }
 
 static void set_limits(json_t *schema, const struct card_parameter *parameter, const char *least,

@@ -15,11 +15,27 @@ const char *exchange_header(const struct exchange *exchange, const char *name) {
     return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
 }
 
+struct flag {
+    const char *name, *value;
+    int count;
+};
+
+static enum MHD_Result on_argument(void *context, enum MHD_ValueKind kind, const char *key,
+                                   const char *value) {
+    struct flag *flag = context;
+    if (strcasecmp(key, flag->name)) return MHD_YES;
+    flag->value = value ? value : "true"; // "?dryRun" alone asks for it
+    flag->count++;
+    return MHD_YES;
+}
+
 bool exchange_flag(struct exchange *exchange, const char *name, bool *value) {
-    const char *text = MHD_lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
-    *value = text && (!strcmp(text, "true") || !strcmp(text, "1"));
-    if (!text || *value || !strcmp(text, "false") || !strcmp(text, "0")) return true;
-    return api_error_set(&exchange->error, API_INVALID_REQUEST, name, "%s: expected true or false", name);
+    struct flag flag = {.name = name, .value = "false"};
+    MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, on_argument, &flag);
+    *value = !strcmp(flag.value, "true") || !strcmp(flag.value, "1");
+    if (flag.count < 2 && (*value || !strcmp(flag.value, "false") || !strcmp(flag.value, "0"))) return true;
+    return api_error_set(&exchange->error, API_INVALID_REQUEST, name, "%s: expected true or false, once",
+                         name);
 }
 
 // --------------------------------------------------------------------------------------------------------- routing

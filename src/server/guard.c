@@ -10,8 +10,17 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *const FORWARDING[] = {"Forwarded", "X-Forwarded-For", "X-Forwarded-Host",
-                                         "X-Forwarded-Proto", "X-Real-IP"};
+// What proxies and content networks add to a request that they pass on.
+static const char *const FORWARDING[] = {
+    "Forwarded",           "Via",
+    "X-Forwarded-For",     "X-Forwarded-Host",
+    "X-Forwarded-Proto",   "X-Forwarded-Port",
+    "X-Forwarded-Server",  "X-Forwarded-Prefix",
+    "X-Real-IP",           "X-Client-IP",
+    "X-Cluster-Client-IP", "CF-Connecting-IP",
+    "True-Client-IP",      "Fly-Client-IP",
+    "X-Original-Host",
+};
 
 // Whether "host" or "host:port" or "[v6]:port" names this machine's loopback.
 static bool is_loopback(const char *host) {
@@ -86,7 +95,9 @@ static bool check_origin(struct exchange *exchange, const char *host, bool keyle
     if (!keyless) return true; // a page has no key that its user did not give it; nothing is told to others
     const char *at = strstr(origin, "://");
     const char *name = at ? at + 3 : "";
-    bool own = (host && !strcasecmp(host, name)) || (server->loopback && is_loopback(name));
+    // The page's own server, port and all: another port of this machine may show anybody's page.
+    bool own = host && at && (exchange->secure ? at - origin == 5 : at - origin == 4) &&
+               !strncasecmp(origin, "https", (size_t)(at - origin)) && !strcasecmp(host, name);
     return own || api_error_set(&exchange->error, API_KEY_NOT_ALLOWED, "",
                                 "Origin: pages of this site may not call; start the server with "
                                 "--allow-origin to let them");

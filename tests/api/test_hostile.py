@@ -62,7 +62,28 @@ def test_own_names_are_fine(fast):
     port = fast.url.rsplit(":", 1)[1]
     for host in ("localhost", "LocalHost:" + port, "127.0.0.1:" + port, "127.9.9.9", "[::1]:" + port):
         assert call(fast, "/v1/models", headers={"Host": host})[0] == 200, host
-    assert call(fast, "/v1/models", headers={"Origin": "http://localhost:3000"})[0] == 200
+    for host in ("localhost:" + port, "127.0.0.1:" + port):
+        assert call(fast, "/v1/models", headers={"Host": host, "Origin": "http://" + host})[0] == 200, host
+
+
+def test_pages_of_other_ports_are_foreign(fast):
+    port = fast.url.rsplit(":", 1)[1]
+    for origin in ("http://localhost:3000", "https://127.0.0.1:" + port, "http://localhost", "null", "http://localhost:" + port):
+        assert call(fast, "/v1/models", headers={"Host": "127.0.0.1:" + port, "Origin": origin})[0] == 403, origin
+
+
+def test_every_proxy_is_noticed(fast):
+    for header in ("Via", "X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Server", "CF-Connecting-IP", "True-Client-IP"):
+        assert call(fast, "/v1/models", headers={header: "1.1 x"})[0] == 403, header
+
+
+def test_dry_run_is_asked_for_in_one_way(fast):
+    body = {"method": "POST", "headers": {"Content-Type": "application/json"}, "body": b'{"prompt":"a red star"}'}
+    for query in ("?dryRun", "?dryRun=true", "?dryRun=1", "?dryrun=true"):
+        status, answer, _ = call(fast, "/v1/images/generations" + query, **body)
+        assert status == 200 and answer["estimated"] is True, query
+    for query in ("?dryRun=", "?dryRun=yes", "?dryRun=false&dryRun=true", "?dryRun=true&dryrun=true"):
+        assert call(fast, "/v1/images/generations" + query, **body)[0] == 400, query
 
 
 def test_listed_origins(own_server):
