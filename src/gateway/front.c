@@ -425,13 +425,14 @@ bool gateway_stop(struct gateway *gateway, const char *id) {
     int jobs = 0;
     pthread_mutex_lock(&gateway->lock);
     struct work *work = work_find(gateway, id, false);
-    if (work) {
+    bool stops = work && work->stage < WORK_SETTLING; // what is being recorded as done stays done
+    if (stops) {
         work->cancelled = true;
         jobs = work->plan.calls;
     }
     pthread_mutex_unlock(&gateway->lock);
-    if (work) work_cancel_jobs(gateway, id, jobs);
-    return work != NULL;
+    if (stops) work_cancel_jobs(gateway, id, jobs);
+    return stops;
 }
 
 json_t *gateway_progress_json(struct gateway *gateway, const char *id) {

@@ -107,7 +107,7 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
 void gateway_cancel(struct gateway *gateway, const char *id);
 
 // Stops the request [id] on its owner's word (POST /v1/requests/{id}/cancel): all its calls are answered with API_CANCELLED.
-// False when it is not in work. The caller has checked that it may. Any thread.
+// False when it is not in work, or already being recorded as done. The caller has checked that it may. Any thread.
 bool gateway_stop(struct gateway *gateway, const char *id);
 
 // How far a request in work is: {"status":"queued"|"processing","progress":0..1,"stage","queue_position"}; NULL when it is not

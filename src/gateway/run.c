@@ -101,13 +101,15 @@ void run_settle(struct work *work) {
     work_conclude(work);
 }
 
-// The first failure by order of pictures, or that somebody cancelled.
+// The first failure by order of pictures, or that somebody cancelled: who did so before this wins, who comes later is told that
+// it is too late.
 static void find_error(struct work *work) {
     struct gateway *gateway = work->gateway;
     pthread_mutex_lock(&gateway->lock);
     bool cancelled = work->cancelled;
+    work->stage = WORK_SETTLING;
     pthread_mutex_unlock(&gateway->lock);
-    bool failed = work->delivered < work->request->count;
+    bool failed = cancelled || work->delivered < work->request->count;
     for (int i = 0; i < work->job_count; i++) failed = failed || work->jobs[i].error.code != API_OK;
     if (!failed) return;
     if (cancelled)

@@ -85,8 +85,8 @@ bool record_answer(struct database *database, int64_t seq, int64_t now, struct s
     return answer->body || error_set(error, ERROR_MEMORY, "no memory for an answer of %zu bytes", size);
 }
 
-// Whether the idempotency key is taken: then [begun] has the outcome. An earlier request whose answer is not kept any more does
-// not hold it.
+// Whether the idempotency key is taken: then [begun] has the outcome. An earlier request that failed and whose answer is not kept
+// does not hold it.
 static bool look_up(struct database *database, const struct store_begin *begin, const char *project,
                     int64_t now, struct store_begun *begun, bool *taken, struct error *error) {
     *taken = false;
@@ -115,7 +115,12 @@ static bool look_up(struct database *database, const struct store_begin *begin, 
     begun->outcome = status < STORE_COMPLETED ? STORE_ATTACH : STORE_REPLAY;
     if (begun->outcome == STORE_ATTACH) return true;
     if (!record_answer(database, seq, now, &begun->answer, error)) return false;
-    *taken = begun->answer.body != NULL;
+    *taken = begun->answer.body != NULL || status == STORE_COMPLETED;
+    if (begun->answer.body || !*taken) return true;
+    begun->outcome = STORE_CONFLICT; // it was charged: it must not run, and be charged, again
+    snprintf(begun->message, sizeof begun->message,
+             "This Idempotency-Key was used for request %s, whose answer was purged; use a fresh key",
+             begun->request_id);
     return true;
 }
 
@@ -405,14 +410,8 @@ bool record_purge(struct database *database, const char *id, const struct query_
            database_run(database, error, "UPDATE attempts SET error_message = NULL WHERE request = ?1", "i",
                         seq) &&
            database_run(database, error,
-                        "DELETE FROM idempotency WHERE request_id = ?2 AND (project, key) = (SELECT project, "
-                        "idempotency_key FROM requests WHERE seq = ?1)",
-                        "is", seq, id) &&
-           database_run(
-               database, error,
-               "UPDATE requests SET purged_at = ?2, error_message = NULL, idempotency_key = NULL WHERE "
-               "seq = ?1",
-               "ii", seq, now);
+                        "UPDATE requests SET purged_at = ?2, error_message = NULL WHERE seq = ?1", "ii", seq,
+                        now);
 }
 
 // ------------------------------------------------------------------------------------------------------------- upkeep

@@ -295,6 +295,10 @@ static void test_payloads_and_purge(void **state) {
     waiter_wait(&waiter);
     assert_true(waiter.already);
     assert_int_equal(waiter.media_count, 0);
+    // The key stays taken: what was charged once does not run again.
+    struct store_begin again = begin_of("req_payload_2");
+    again.idempotency_key = "k";
+    assert_int_equal(begin_now(store, &again).outcome, STORE_CONFLICT);
 }
 
 static void test_prompts_are_not_kept(void **state) {
