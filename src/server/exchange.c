@@ -162,11 +162,37 @@ static void read_trace(struct exchange *exchange) {
     memcpy(exchange->trace_id, header + 3, 32);
 }
 
+struct framing {
+    int hosts, lengths, codings;
+};
+
+static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const char *key, const char *value) {
+    struct framing *framing = context;
+    framing->hosts += !strcasecmp(key, "Host");
+    framing->lengths += !strcasecmp(key, "Content-Length");
+    framing->codings += !strcasecmp(key, "Transfer-Encoding");
+    return MHD_YES;
+}
+
+// Whether everybody on the way must have understood the same request (RFC 9112, 3.2 and 6.1): else a proxy's next request could be
+// part of this one's body.
+static bool check_framing(struct exchange *exchange) {
+    struct framing framing = {0};
+    MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, on_header, &framing);
+    if (framing.hosts > 1)
+        return api_error_set(&exchange->error, API_INVALID_REQUEST, "", "Host: given twice");
+    if (framing.lengths > 1 || framing.codings > 1 || (framing.lengths && framing.codings))
+        return api_error_set(&exchange->error, API_INVALID_REQUEST, "",
+                             "expected one Content-Length or one Transfer-Encoding");
+    return true;
+}
+
 // The first call: everything that the headers tell. Only a body that is far too large, or whose sender waits to be told, is
 // answered before it is read.
 static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     struct server *server = exchange->server;
     bool preflight = !strcmp(exchange->method, "OPTIONS");
+    if (!check_framing(exchange)) return respond_error(exchange, &exchange->error); // and closes
     check_route(exchange, url);
     read_trace(exchange);
     if (guard_check(exchange) && exchange->error.code == API_OK && !preflight && guard_admit(exchange) &&

@@ -77,6 +77,20 @@ def test_every_proxy_is_noticed(fast):
         assert call(fast, "/v1/models", headers={header: "1.1 x"})[0] == 403, header
 
 
+@pytest.mark.parametrize("head", [
+    "Host: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", "Host: localhost\r\nContent-Length: 4\r\nContent-Length: 4",
+    "Host: localhost\r\nHost: localhost\r\nContent-Length: 4"])
+def test_ambiguous_requests_are_refused(fast, head):
+    """Nothing behind the head is read as another request."""
+    with socket.create_connection(("127.0.0.1", int(fast.url.rsplit(":", 1)[1])), timeout=20) as wire:
+        wire.sendall(("POST /v1/images/generations HTTP/1.1\r\nContent-Type: application/json\r\n" + head +
+                      "\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").encode())
+        answer = b""
+        while piece := wire.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1, answer
+
+
 def test_dry_run_is_asked_for_in_one_way(fast):
     body = {"method": "POST", "headers": {"Content-Type": "application/json"}, "body": b'{"prompt":"a red star"}'}
     for query in ("?dryRun", "?dryRun=true", "?dryRun=1", "?dryrun=true"):
