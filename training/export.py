@@ -16,7 +16,7 @@ from training.common import load
 from training.text import CONFIG as TEXT_CONFIG
 from training.text import TAPS
 from training.tokenizer import SYSTEM_MESSAGE, TEXT_LENGTH
-from training.transformer import CONFIG, TURBO, Model, interleave
+from training.transformer import CONFIG, GUIDANCE, TURBO, Model, interleave
 
 
 def write(path, value):
@@ -74,7 +74,7 @@ def export(folder, model, vae, tokenizer, trained):
         "transformer": ["diffusers", "Flux2Transformer2DModel"], "vae": ["diffusers", "AutoencoderKLFlux2"]})
     write(f"{folder}/limn.json", {
         "limn": 1, "name": "pictogram", "system_message": SYSTEM_MESSAGE, "text_taps": list(TAPS),
-        "text_length": TEXT_LENGTH, "default_size": "128x128", "sizes": ["128x128"], "steps": 8, "guidance": 2.5,
+        "text_length": TEXT_LENGTH, "default_size": "128x128", "sizes": ["128x128"], "steps": 8, "guidance": GUIDANCE,
         "sigmas": TURBO, "reference_area": 16384, "trained": trained, "licence": "Apache-2.0",
         "software": "AI generated;limn", "make": "limn"})
     return n

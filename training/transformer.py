@@ -29,6 +29,7 @@ CONFIG = dict(patch_size=1, in_channels=128, num_layers=1, num_single_layers=4, 
               axes_dims_rope=(8, 8, 8, 8), rope_theta=2000, eps=1e-6, guidance_embeds=True)
 WIDTH = CONFIG["attention_head_dim"] * CONFIG["num_attention_heads"]
 HEADS, HEAD = CONFIG["num_attention_heads"], CONFIG["attention_head_dim"]
+GUIDANCE = 2.0  # the scale that the folder names as its own
 TURBO = [1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031]
 IMAGE_TOKENS = 64
 
@@ -210,19 +211,23 @@ class Model(nn.Module):
 class Pool:
     """The cached pictures and the items over them; see latents.py."""
 
-    def __init__(self, path, tokenizer, seed):
+    def __init__(self, path, tokenizer, seed, silent=0.0, shapes=0.6):
+        """silent: share of the samples whose prompt is left out, so that the model learns what no prompt means.
+        shapes: share of pictures of shapes among those made from text alone; the others show people."""
+        self.silent, self.shapes = silent, shapes
         with open(path + ".pkl", "rb") as f:
             self.scenes, self.items = pickle.load(f)
         self.latents = np.load(path + ".npy", mmap_mode="r")
         self.rng, self.enc = np.random.default_rng(seed), Encoder(tokenizer)
-        self.kinds = {"none": [], "one": [], "two": [], "more": []}
+        self.kinds = {"one": [], "two": [], "more": []}
+        self.alone = {"person": [], "shapes": []}  # pictures from text alone
         self.find = {"who": {}, "hair": {}, "clothes": {}, "ground": {}}
         for i, sc in enumerate(self.scenes):
             if sc["kind"] == "person":
                 for table, key in (("who", (sc["hair"], sc["shirt"], sc["trousers"])), ("hair", sc["hair"]),
                                    ("clothes", (sc["shirt"], sc["trousers"])), ("ground", sc["ground"])):
                     self.find[table].setdefault(key, []).append(i)
-            self.kinds["none"].append((None, None, (), i))
+            self.alone["person" if sc["kind"] == "person" else "shapes"].append((None, None, (), i))
         for it in self.items:
             task = it[0]
             if task is None:
@@ -248,7 +253,8 @@ class Pool:
         """-> (prompt, reference indices, target index)."""
         rng = self.rng
         while True:
-            items = self.kinds[kind]
+            items = self.kinds[kind] if kind != "none" else self.alone[
+                "shapes" if rng.random() < self.shapes else "person"]
             task, prompt, refs, target = items[rng.integers(len(items))]
             t = self.scenes[target]
             if task is None:
@@ -275,7 +281,8 @@ class Pool:
             r = self.one(kind)
             if not rows or len(r[1]) == len(rows[0][1]):
                 rows.append(r)
-        ids, lengths = pack(self.enc, [r[0] for r in rows])
+        silent = self.rng.random(n) < self.silent
+        ids, lengths = pack(self.enc, ["" if no else r[0] for no, r in zip(silent, rows)])
         x = np.stack([self.latents[r[2]] for r in rows])
         refs = None
         if rows[0][1]:
@@ -303,7 +310,7 @@ def batches(a, rank, start):
     sizes = {"none": a.batch, "one": a.batch * 2 // 3, "two": a.batch // 2, "more": a.batch // 3}
 
     def make(k):
-        pool, rng = Pool(a.latents, a.tokenizer, (start, rank, k, 0)), np.random.default_rng((start, rank, k, 1))
+        pool, rng = Pool(a.latents, a.tokenizer, (start, rank, k, 0), a.silent, a.shapes), np.random.default_rng((start, rank, k, 1))
 
         def one():
             kind = KINDS[rng.choice(4, p=mix / mix.sum())]
@@ -313,12 +320,41 @@ def batches(a, rank, start):
     return feed(make, a.feeders)
 
 
+class Guide:
+    """The model as it was before: what it says with the prompt and without it shows the student where guidance leads."""
+
+    def __init__(self, path, tokenizer, device):
+        self.state = load(path)["model"]
+        self.model = Model()
+        self.model.load_state_dict(self.state)
+        cos, sin = self.model.text.cos, self.model.text.sin
+        self.model.to(device).to(torch.bfloat16).requires_grad_(False)
+        self.model.text.cos, self.model.text.sin = cos.to(device), sin.to(device)
+        ids, lengths = pack(Encoder(tokenizer), [""])
+        self.silence = self.model.text(torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
+
+
+@torch.no_grad()
+def guided(guide, goal, xt, refs, sigma, guidance, ids, lengths):
+    """What the student learns at scale w = guidance: the mean of the data's velocity and the guide's own, plus (w - 1) times
+    what the prompt changes in the guide's."""
+    m = guide.model
+    scale = torch.full_like(guidance, GUIDANCE)
+    context = m.text(torch.from_numpy(ids).to(xt.device), torch.from_numpy(lengths).to(xt.device))
+    told = m.velocity(xt, refs, sigma, scale, context).float()
+    untold = m.velocity(xt, refs, sigma, scale, guide.silence.expand(len(xt), -1, -1)).float()
+    return (goal + told) / 2 + (guidance[:, None, None] - 1) * (told - untold)
+
+
 def work(rank, a, shared, lock):
     ck = load(a.out)
     supply = batches(a, rank, ck["step"] if ck else 0)
     first = next(supply)  # the feeding processes start before the device does
     dev = setup(a.device, 1 if shared is not None else a.threads)
     torch.manual_seed(100 + rank)
+    guide = Guide(a.guide, a.tokenizer, dev) if a.guide else None
+    if guide and not ck:  # the student begins as its guide
+        ck = {"raw": guide.state, "ema": None, "step": 0, "share": 0.0, "seen": 0}
     model = Model().to(dev)
     model.start()
     if a.text:
@@ -349,7 +385,11 @@ def work(rank, a, shared, lock):
             adam.load_state_dict(ck["adam"])
             for b, c in zip(muon.buf, ck["muon"]):
                 b.copy_(c)
-        ema.avg, ema.steps, step, done, seen = [t.to(dev) for t in ck["ema"]], ck["step"], ck["step"], ck["share"], ck["seen"]
+        step, done, seen = ck["step"], ck["share"], ck["seen"]
+        ema = Ema(params, a.ema)
+        ema.steps = step
+        if ck["ema"]:
+            ema.avg = [t.to(dev) for t in ck["ema"]]
     mixer = Mixer(params, shared, lock, 6)
     rng = np.random.default_rng(50 + rank + step)
     clock = Clock(a.minutes * 60)
@@ -367,7 +407,7 @@ def work(rank, a, shared, lock):
         share = done + (1 - done) * clock.share()
         if share >= 1:
             break
-        rate = min(1, (step + 1) / 150) * (1.0 if share < 0.6 else max(0.02, (1 - share) / 0.4))
+        rate = min(1, (step + 1) / 150) * (1.0 if share < a.hold else max(0.02, (1 - share) / (1 - a.hold)))
         with torch.no_grad():
             torch._foreach_copy_(lows, params)
         kind, ids, lengths, refs, x = next(supply)
@@ -376,12 +416,16 @@ def work(rank, a, shared, lock):
         eps = torch.randn_like(x0)
         sigma = torch.from_numpy(draw_sigma(rng, n)).to(dev)
         xt = torch.lerp(x0, eps, sigma[:, None, None]).bfloat16()
-        guidance = torch.from_numpy(np.where(rng.random(n) < 0.7, 2.5, rng.uniform(1, 5, n)).astype(np.float32)).to(dev)
+        guidance = np.where(rng.random(n) < 0.5, GUIDANCE, rng.uniform(1, 4, n)).astype(np.float32)
+        guidance = torch.from_numpy(guidance).to(dev)
         context = half.text(torch.from_numpy(ids).to(dev), torch.from_numpy(lengths).to(dev))
         if refs is not None:
             refs = torch.from_numpy(refs).to(dev).bfloat16()
         v = half.velocity(xt, refs, sigma, guidance, context)
-        err = (v.float() - (eps - x0)).square().mean((1, 2))
+        goal = eps - x0
+        if guide:
+            goal = guided(guide, goal, xt, refs, sigma, guidance, ids, lengths)
+        err = (v.float() - goal).square().mean((1, 2))
         loss = err.mean()
         loss.backward()
         for p, q in zip(params, lows):
@@ -422,6 +466,10 @@ def main():
     ap.add_argument("--lr", type=float, default=1.5e-3)
     ap.add_argument("--muon", type=float, default=4e-3)
     ap.add_argument("--ema", type=float, default=0.998)
+    ap.add_argument("--guide", help="a finished model.pt: distil its guidance into this one, which begins as its copy")
+    ap.add_argument("--hold", type=float, default=0.6, help="share of the time before the rates begin to fall")
+    ap.add_argument("--silent", type=float, default=0.1, help="share of samples without a prompt")
+    ap.add_argument("--shapes", type=float, default=0.6, help="share of shapes among pictures from text alone")
     ap.add_argument("--mix", default="0.58,0.13,0.24,0.05", help="weights of no, one, two and three or four references")
     ap.add_argument("--latents", default="build/training/latents")
     ap.add_argument("--tokenizer", default="build/training/tokenizer")
