@@ -377,7 +377,6 @@ def work(rank, a, shared, lock):
     muon = Muon([p for p in main if id(p) in blocks])
     adam = torch.optim.AdamW([{"params": [p for p in main if id(p) not in blocks], "scale": 1.0},
                               {"params": text, "scale": 0.3}], lr=a.lr, betas=(0.9, 0.98), weight_decay=0.0)
-    ema = Ema(params, a.ema)
     step, done, seen = 0, 0.0, 0
     if ck is not None:
         model.load_state_dict(ck["raw"])
@@ -386,10 +385,10 @@ def work(rank, a, shared, lock):
             for b, c in zip(muon.buf, ck["muon"]):
                 b.copy_(c)
         step, done, seen = ck["step"], ck["share"], ck["seen"]
-        ema = Ema(params, a.ema)
-        ema.steps = step
-        if ck["ema"]:
-            ema.avg = [t.to(dev) for t in ck["ema"]]
+    ema = Ema(params, a.ema)  # after the parameters have their values
+    ema.steps = step
+    if ck is not None and ck["ema"]:
+        ema.avg = [t.to(dev) for t in ck["ema"]]
     mixer = Mixer(params, shared, lock, 6)
     rng = np.random.default_rng(50 + rank + step)
     clock = Clock(a.minutes * 60)
