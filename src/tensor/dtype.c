@@ -5,12 +5,21 @@
 #include <string.h>
 
 static const struct dtype_info table[DTYPE_COUNT] = {
-    [DTYPE_NONE] = {"?", 1, 0},    [DTYPE_F32] = {"F32", 1, 4},         [DTYPE_F16] = {"F16", 1, 2},
-    [DTYPE_BF16] = {"BF16", 1, 2}, [DTYPE_F8_E4M3] = {"F8_E4M3", 1, 1}, [DTYPE_F8_E5M2] = {"F8_E5M2", 1, 1},
-    [DTYPE_F64] = {"F64", 1, 8},   [DTYPE_I8] = {"I8", 1, 1},           [DTYPE_U8] = {"U8", 1, 1},
-    [DTYPE_I16] = {"I16", 1, 2},   [DTYPE_U16] = {"U16", 1, 2},         [DTYPE_I32] = {"I32", 1, 4},
-    [DTYPE_U32] = {"U32", 1, 4},   [DTYPE_I64] = {"I64", 1, 8},         [DTYPE_U64] = {"U64", 1, 8},
-    [DTYPE_BOOL] = {"BOOL", 1, 1},
+    [DTYPE_NONE] = {"?", 1, 0},          [DTYPE_F32] = {"F32", 1, 4},
+    [DTYPE_F16] = {"F16", 1, 2},         [DTYPE_BF16] = {"BF16", 1, 2},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", 1, 1}, [DTYPE_F8_E5M2] = {"F8_E5M2", 1, 1},
+    [DTYPE_F64] = {"F64", 1, 8},         [DTYPE_I8] = {"I8", 1, 1},
+    [DTYPE_U8] = {"U8", 1, 1},           [DTYPE_I16] = {"I16", 1, 2},
+    [DTYPE_U16] = {"U16", 1, 2},         [DTYPE_I32] = {"I32", 1, 4},
+    [DTYPE_U32] = {"U32", 1, 4},         [DTYPE_I64] = {"I64", 1, 8},
+    [DTYPE_U64] = {"U64", 1, 8},         [DTYPE_BOOL] = {"BOOL", 1, 1},
+    [DTYPE_Q4_0] = {"Q4_0", 32, 18},     [DTYPE_Q4_1] = {"Q4_1", 32, 20},
+    [DTYPE_Q5_0] = {"Q5_0", 32, 22},     [DTYPE_Q5_1] = {"Q5_1", 32, 24},
+    [DTYPE_Q8_0] = {"Q8_0", 32, 34},     [DTYPE_Q2_K] = {"Q2_K", 256, 84},
+    [DTYPE_Q3_K] = {"Q3_K", 256, 110},   [DTYPE_Q4_K] = {"Q4_K", 256, 144},
+    [DTYPE_Q5_K] = {"Q5_K", 256, 176},   [DTYPE_Q6_K] = {"Q6_K", 256, 210},
+    [DTYPE_IQ4_NL] = {"IQ4_NL", 32, 18}, [DTYPE_IQ4_XS] = {"IQ4_XS", 256, 136},
+    [DTYPE_NVFP4] = {"NVFP4", 2, 1},     [DTYPE_NF4] = {"NF4", 2, 1},
 };
 
 const struct dtype_info *dtype_info(enum dtype type) {
@@ -18,7 +27,7 @@ const struct dtype_info *dtype_info(enum dtype type) {
 }
 
 enum dtype dtype_from_name(const char *name, size_t length) {
-    for (int type = DTYPE_NONE + 1; type < DTYPE_COUNT; type++) {
+    for (int type = DTYPE_NONE + 1; type <= DTYPE_BOOL; type++) { // safetensors has no block types
         if (strlen(table[type].name) == length && memcmp(table[type].name, name, length) == 0)
             return (enum dtype)type;
     }

@@ -23,6 +23,22 @@ enum dtype {
     DTYPE_I64,
     DTYPE_U64,
     DTYPE_BOOL,
+    // GGUF's block types: scales stand inside the blocks, so that a row is decoded from its own bytes.
+    DTYPE_Q4_0,
+    DTYPE_Q4_1,
+    DTYPE_Q5_0,
+    DTYPE_Q5_1,
+    DTYPE_Q8_0,
+    DTYPE_Q2_K,
+    DTYPE_Q3_K,
+    DTYPE_Q4_K,
+    DTYPE_Q5_K,
+    DTYPE_Q6_K,
+    DTYPE_IQ4_NL,
+    DTYPE_IQ4_XS,
+    // 4-bit codes, two a byte, the first in the high nibble; their block scales lie elsewhere (struct tensor_scales).
+    DTYPE_NVFP4,
+    DTYPE_NF4,
     DTYPE_COUNT,
 };
 

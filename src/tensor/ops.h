@@ -37,11 +37,14 @@ struct matrix workspace_matrix(struct device *device, enum dtype type, int64_t r
 // Some rows of a stored weight matrix [rows, in], used in the type they have in the file.
 struct weight_rows {
     const void *data; // device memory (device_weights); rows are contiguous in themselves
-    enum dtype type;  // F32, F16, BF16 (later: block types)
+    enum dtype type;  // F32, F16, BF16, fp8, block types, NVFP4, NF4
     int64_t rows;
     size_t row_bytes;     // bytes from a row to the next
     const float *scales;  // NULL: 1. Otherwise value = stored * scales[row * scale_stride]
     int64_t scale_stride; // 0: one for all; 1: one a row
+    const struct tensor_scales
+        *blocks;       // NVFP4 and NF4: their block scales (its rows and row_stride are not read here)
+    int64_t first_row; // of these rows in the tensor that [blocks] belongs to
 };
 
 // A side branch y += scale * up (down x): a LoRA beside weights that stay as they are.
