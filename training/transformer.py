@@ -211,23 +211,25 @@ class Model(nn.Module):
 class Pool:
     """The cached pictures and the items over them; see latents.py."""
 
-    def __init__(self, path, tokenizer, seed, silent=0.0, shapes=0.6):
+    def __init__(self, path, tokenizer, seed, silent=0.0, shapes=0.6, several=0.66):
         """silent: share of the samples whose prompt is left out, so that the model learns what no prompt means.
-        shapes: share of pictures of shapes among those made from text alone; the others show people."""
-        self.silent, self.shapes = silent, shapes
+        shapes: share of pictures of shapes among those made from text alone; the others show people.
+        several: share of pictures of two or three shapes among those."""
+        self.silent, self.shapes, self.several = silent, shapes, several
         with open(path + ".pkl", "rb") as f:
             self.scenes, self.items = pickle.load(f)
         self.latents = np.load(path + ".npy", mmap_mode="r")
         self.rng, self.enc = np.random.default_rng(seed), Encoder(tokenizer)
         self.kinds = {"one": [], "two": [], "more": []}
-        self.alone = {"person": [], "shapes": []}  # pictures from text alone
+        self.alone = {"person": [], "single": [], "several": []}  # pictures from text alone
         self.find = {"who": {}, "hair": {}, "clothes": {}, "ground": {}}
         for i, sc in enumerate(self.scenes):
             if sc["kind"] == "person":
                 for table, key in (("who", (sc["hair"], sc["shirt"], sc["trousers"])), ("hair", sc["hair"]),
                                    ("clothes", (sc["shirt"], sc["trousers"])), ("ground", sc["ground"])):
                     self.find[table].setdefault(key, []).append(i)
-            self.alone["person" if sc["kind"] == "person" else "shapes"].append((None, None, (), i))
+            what = "person" if sc["kind"] == "person" else "single" if len(sc["shapes"]) == 1 else "several"
+            self.alone[what].append((None, None, (), i))
         for it in self.items:
             task = it[0]
             if task is None:
@@ -253,8 +255,11 @@ class Pool:
         """-> (prompt, reference indices, target index)."""
         rng = self.rng
         while True:
-            items = self.kinds[kind] if kind != "none" else self.alone[
-                "shapes" if rng.random() < self.shapes else "person"]
+            if kind == "none":
+                shapes = "several" if rng.random() < self.several else "single"
+                items = self.alone[shapes if rng.random() < self.shapes else "person"]
+            else:
+                items = self.kinds[kind]
             task, prompt, refs, target = items[rng.integers(len(items))]
             t = self.scenes[target]
             if task is None:
@@ -310,7 +315,7 @@ def batches(a, rank, start):
     sizes = {"none": a.batch, "one": a.batch * 2 // 3, "two": a.batch // 2, "more": a.batch // 3}
 
     def make(k):
-        pool, rng = Pool(a.latents, a.tokenizer, (start, rank, k, 0), a.silent, a.shapes), np.random.default_rng((start, rank, k, 1))
+        pool, rng = Pool(a.latents, a.tokenizer, (start, rank, k, 0), a.silent, a.shapes, a.several), np.random.default_rng((start, rank, k, 1))
 
         def one():
             kind = KINDS[rng.choice(4, p=mix / mix.sum())]
@@ -321,7 +326,8 @@ def batches(a, rank, start):
 
 
 class Guide:
-    """The model as it was before: what it says with the prompt and without it shows the student where guidance leads."""
+    """The model as it was before: what it says with the prompt and without it, unguided, shows the student where guidance
+    leads."""
 
     def __init__(self, path, tokenizer, device):
         self.state = load(path)["model"]
@@ -330,20 +336,26 @@ class Guide:
         cos, sin = self.model.text.cos, self.model.text.sin
         self.model.to(device).to(torch.bfloat16).requires_grad_(False)
         self.model.text.cos, self.model.text.sin = cos.to(device), sin.to(device)
-        ids, lengths = pack(Encoder(tokenizer), [""])
-        self.silence = self.model.text(torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
+        self.empty = [torch.from_numpy(t).to(device) for t in pack(Encoder(tokenizer), [""])]
+        self.silence = self.model.text(*self.empty)
+
+    @torch.no_grad()
+    def follow(self, ema):
+        """Becomes what the student is by now, on average."""
+        ema.copy_to(sum(self.model.trained(), []))
+        self.silence = self.model.text(*self.empty)
 
 
 @torch.no_grad()
-def guided(guide, goal, xt, refs, sigma, guidance, ids, lengths):
-    """What the student learns at scale w = guidance: the mean of the data's velocity and the guide's own, plus (w - 1) times
-    what the prompt changes in the guide's."""
+def guided(guide, goal, xt, refs, sigma, guidance, ids, lengths, trust):
+    """What the student learns at scale w = guidance: between the data's velocity and the guide's own, by [trust] in the guide,
+    plus (w - 1) times what the prompt changes in the guide's."""
     m = guide.model
-    scale = torch.full_like(guidance, GUIDANCE)
+    scale = torch.ones_like(guidance)
     context = m.text(torch.from_numpy(ids).to(xt.device), torch.from_numpy(lengths).to(xt.device))
     told = m.velocity(xt, refs, sigma, scale, context).float()
     untold = m.velocity(xt, refs, sigma, scale, guide.silence.expand(len(xt), -1, -1)).float()
-    return (goal + told) / 2 + (guidance[:, None, None] - 1) * (told - untold)
+    return torch.lerp(goal, told, trust) + (guidance[:, None, None] - 1) * (told - untold)
 
 
 def work(rank, a, shared, lock):
@@ -423,7 +435,7 @@ def work(rank, a, shared, lock):
         v = half.velocity(xt, refs, sigma, guidance, context)
         goal = eps - x0
         if guide:
-            goal = guided(guide, goal, xt, refs, sigma, guidance, ids, lengths)
+            goal = guided(guide, goal, xt, refs, sigma, guidance, ids, lengths, a.trust)
         err = (v.float() - goal).square().mean((1, 2))
         loss = err.mean()
         loss.backward()
@@ -438,6 +450,8 @@ def work(rank, a, shared, lock):
         step, seen = step + 1, seen + n
         mixer.mix(step)
         ema.update(params)
+        if guide and a.refresh and step % a.refresh == 0:
+            guide.follow(ema)
         sums[kind][0] += loss.item()
         sums[kind][1] += 1
         if rank == 0 and step % 20 == 0:
@@ -466,9 +480,12 @@ def main():
     ap.add_argument("--muon", type=float, default=4e-3)
     ap.add_argument("--ema", type=float, default=0.998)
     ap.add_argument("--guide", help="a finished model.pt: distil its guidance into this one, which begins as its copy")
+    ap.add_argument("--trust", type=float, default=0.5, help="share of the guide's own velocity in what is learnt")
+    ap.add_argument("--refresh", type=int, default=0, help="steps after which the guide becomes the student; 0: never")
     ap.add_argument("--hold", type=float, default=0.6, help="share of the time before the rates begin to fall")
     ap.add_argument("--silent", type=float, default=0.1, help="share of samples without a prompt")
     ap.add_argument("--shapes", type=float, default=0.6, help="share of shapes among pictures from text alone")
+    ap.add_argument("--several", type=float, default=0.66, help="share of several shapes among pictures of shapes")
     ap.add_argument("--mix", default="0.58,0.13,0.24,0.05", help="weights of no, one, two and three or four references")
     ap.add_argument("--latents", default="build/training/latents")
     ap.add_argument("--tokenizer", default="build/training/tokenizer")
