@@ -2,11 +2,13 @@
 // beside the machine's ceilings; where oneDNN is installed its products stand beside limn's.
 //
 //     bench_ops [threads [rounds [isa]]]
+//     bench_ops stored [threads [rounds [isa]]]     products with weights of every stored type only
 #include "base/clock.h"
 #include "cli/measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef LIMN_HAVE_DNNL
 #include <dnnl.h>
@@ -96,13 +98,15 @@ static void compare(struct measure *measure) {
 
 int main(int count, char **arguments) {
     struct error error = {0};
+    const bool stored = count > 1 && strcmp(arguments[1], "stored") == 0;
+    if (stored) arguments++, count--;
     const int threads = count > 1 ? atoi(arguments[1]) : 2, rounds = count > 2 ? atoi(arguments[2]) : 5;
     const char *names[8] = {count > 3 ? arguments[3] : NULL};
     const int isas = count > 3 ? 1 : device_isa_list(names, 8);
     struct pool *pool =
         threads >= 1 && rounds >= 1 && rounds <= MEASURE_ROUNDS_MOST ? pool_open(threads, &error) : NULL;
     if (!pool) {
-        fprintf(stderr, "usage: bench_ops [threads [rounds [isa]]] %s\n", error.message);
+        fprintf(stderr, "usage: bench_ops [stored] [threads [rounds [isa]]] %s\n", error.message);
         return 2;
     }
     for (int i = 0; i < isas; i++) {
@@ -112,8 +116,9 @@ int main(int count, char **arguments) {
             return 1;
         }
         measure_machine(&measure);
-        if (i == 0) compare(&measure);
-        measure_shapes(&measure, false);
+        if (i == 0 && !stored) compare(&measure);
+        if (!stored) measure_shapes(&measure, false);
+        measure_stored(&measure, 512, false);
         measure_close(&measure);
     }
     pool_close(pool);

@@ -1,5 +1,7 @@
-// Types and their conversion to f32. Relies on nothing.
+// Types and their conversion to f32. Relies on block.h.
 #include "tensor/dtype.h"
+
+#include "tensor/block.h"
 
 #include <math.h>
 #include <string.h>
@@ -82,7 +84,7 @@ uint16_t f32_to_f16(float value) {
 }
 
 // OCP 8-bit floating point: e4m3 "FN" (S.1111.111 is NaN, no infinities) and e5m2 (the upper byte of an IEEE half).
-static float e4m3_to_f32(uint8_t bits) {
+float f8_e4m3_to_f32(uint8_t bits) {
     int exponent = bits >> 3 & 15, fraction = bits & 7;
     float value;
     if (exponent == 15 && fraction == 7) {
@@ -117,12 +119,14 @@ bool dtype_decode(enum dtype type, const void *from, float *to, int64_t count) {
         }
         return true;
     case DTYPE_F8_E4M3:
-        for (int64_t i = 0; i < count; i++) to[i] = e4m3_to_f32(bytes[i]);
+        for (int64_t i = 0; i < count; i++) to[i] = f8_e4m3_to_f32(bytes[i]);
         return true;
     case DTYPE_F8_E5M2:
         for (int64_t i = 0; i < count; i++) to[i] = f16_to_f32((uint16_t)(bytes[i] << 8));
         return true;
     default:
-        return false;
+        if (!block_has(type)) return false;
+        block_decode(type, from, to, count);
+        return true;
     }
 }

@@ -76,8 +76,13 @@ static inline uint16_t f32_to_bf16(float value) {
 float f16_to_f32(uint16_t bits);  // IEEE half, exact
 uint16_t f32_to_f16(float value); // rounded to nearest even, overflow to infinity
 
-// Decodes [count] values of [type] (F32, F16, BF16, F64 and the fp8 types; a multiple of the block) into f32.
-// Returns false for a type that holds no real numbers (the integers).
+float f8_e4m3_to_f32(uint8_t bits); // exact
+uint8_t
+f32_to_f8_e4m3(float value); // rounded to nearest even, saturating: what is larger becomes 448; NaN stays NaN
+
+// Decodes [count] values of [type] (F32, F16, BF16, F64, the fp8 types and GGUF's block types; a multiple of the block)
+// into f32. Returns false for a type that holds no real numbers (the integers) or whose scales lie elsewhere (NVFP4, NF4:
+// stored.h).
 bool dtype_decode(enum dtype type, const void *from, float *to, int64_t count);
 
 #endif

@@ -1,4 +1,4 @@
-// Matrix views. Relies on ops.h.
+// Views of matrices and of weights. Relies on ops.h.
 #include "tensor/ops.h"
 
 #include <assert.h>
@@ -34,4 +34,13 @@ struct matrix matrix_cols(struct matrix matrix, int64_t first, int64_t count) {
 
 struct matrix workspace_matrix(struct device *device, enum dtype type, int64_t rows, int64_t cols) {
     return matrix_dense(workspace_alloc(device, dtype_bytes(type, rows * cols)), type, rows, cols);
+}
+
+struct stored_row weight_row(const struct weight_rows *weights, int64_t row, int64_t cols) {
+    return (struct stored_row){.type = weights->type,
+                               .data = (const char *)weights->data + (size_t)row * weights->row_bytes,
+                               .blocks = weights->blocks,
+                               .index = row + weights->first_row +
+                                        (weights->blocks ? weights->blocks->first_row : 0),
+                               .cols = cols};
 }

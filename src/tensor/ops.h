@@ -13,6 +13,7 @@
 #define LIMN_TENSOR_OPS_H
 
 #include "tensor/device.h"
+#include "tensor/stored.h"
 #include "tensor/tensor.h"
 
 // A view of rows: [batch, rows, cols] with strides in values. type: F32 or BF16.
@@ -43,9 +44,13 @@ struct weight_rows {
     const float *scales;  // NULL: 1. Otherwise value = stored * scales[row * scale_stride]
     int64_t scale_stride; // 0: one for all; 1: one a row
     const struct tensor_scales
-        *blocks;       // NVFP4 and NF4: their block scales (its rows and row_stride are not read here)
-    int64_t first_row; // of these rows in the tensor that [blocks] belongs to
+        *blocks; // NVFP4 and NF4: their block scales (its rows and row_stride are not read here)
+    int64_t
+        first_row; // of these rows in the tensor that [blocks] belongs to (and which may begin at blocks->first_row)
 };
+
+// Row [row] of weights with [cols] columns.
+struct stored_row weight_row(const struct weight_rows *weights, int64_t row, int64_t cols);
 
 // A side branch y += scale * up (down x): a LoRA beside weights that stay as they are.
 struct low_rank {

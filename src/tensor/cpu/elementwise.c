@@ -1,5 +1,6 @@
 // What works value by value or row by row: silu, add, copy, embed, timestep_embedding, scale_shift.
-// Relies on cpu.h, rows.h.
+// Relies on gemm.h, rows.h.
+#include "tensor/cpu/gemm.h"
 #include "tensor/cpu/rows.h"
 
 #include <assert.h>
@@ -75,6 +76,7 @@ void cpu_add(struct device *device, struct matrix x, float factor, struct matrix
 }
 
 struct embed_job {
+    const struct gemm_kernels *kernels;
     const struct weight_rows *table;
     const int32_t *tokens;
     struct matrix y;
@@ -85,7 +87,8 @@ static void embed_task(void *context, int64_t index, int worker) {
     const struct weight_rows *table = job->table;
     const int64_t token = job->tokens[index];
     float *y = row_place(&job->y, index, 0);
-    dtype_decode(table->type, (const char *)table->data + (size_t)token * table->row_bytes, y, job->y.cols);
+    const struct stored_row row = weight_row(table, token, job->y.cols);
+    job->kernels->decode_f32(&row, 0, job->y.cols, false, y);
     if (!table->scales) return;
     const float scale = table->scales[token * table->scale_stride];
     for (int64_t i = 0; i < job->y.cols; i++) y[i] *= scale;
@@ -95,7 +98,7 @@ void cpu_embed(struct device *device, const struct weight_rows *table, const int
                struct matrix y) {
     assert(y.type == DTYPE_F32 && y.batch * y.rows == count);
     if (device->status.kind != ERROR_NONE) return;
-    struct embed_job job = {table, tokens, y};
+    struct embed_job job = {cpu_of(device)->gemm, table, tokens, y};
     pool_for(device->pool, count, embed_task, &job);
 }
 

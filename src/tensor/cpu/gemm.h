@@ -81,7 +81,7 @@ struct gemm_kernels {
     gemm_function *product_f32, *product_bf16;
     void (*product_tiles)(const struct gemm_tiles *product); // NULL where tiles are no faster than rows
 
-    // Converts [count] values of a stored type (F32, F16, BF16; one row) to elements; with [round] f32 elements are
+    // Converts [count] values of F32, F16 or BF16 (one row) to elements; with [round] f32 elements are
     // rounded to bf16. `from` need not be aligned.
     void (*convert_f32)(enum dtype type, const void *from, int64_t count, bool round, float *to);
     void (*convert_bf16)(enum dtype type, const void *from, int64_t count, uint16_t *to);
@@ -102,9 +102,14 @@ struct gemm_kernels {
     void (*transpose)(const float *from, int64_t from_stride, int64_t rows, int64_t columns, float *to,
                       int64_t to_stride);
 
-    // y[n] = sum over k of stored[n, k] * x[k], each row read once; with [round] the stored values are rounded to bf16.
-    // x: [depth] f32.
-    void (*row_products)(enum dtype type, const void *rows, size_t row_bytes, int64_t row_count, bool round,
+    // Values [at, at + count) of a stored row of any type as elements: decoded to f32 as stored_decode() does, to the bit,
+    // and rounded once where the element is bf16 (or [round] says so). at and count as there, NVFP4's at a multiple of 16.
+    void (*decode_f32)(const struct stored_row *row, int64_t at, int64_t count, bool round, float *to);
+    void (*decode_bf16)(const struct stored_row *row, int64_t at, int64_t count, uint16_t *to);
+
+    // y[n] = sum over k of stored[n, k] * x[k] for [row_count] rows [row_bytes] apart, each read once; with [round] the
+    // stored values are rounded to bf16, and those of x are bf16 already. x: [depth] f32.
+    void (*row_products)(const struct stored_row *first, size_t row_bytes, int64_t row_count, bool round,
                          const float *x, int64_t depth, float *y);
 
     // One step of attention's running softmax: turns a row of scores [count] (a multiple of 16) into

@@ -125,16 +125,32 @@ static inline __attribute__((always_inline)) float dot(const enum dtype type, co
     return sum_of(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]))) + rest;
 }
 
-void gemm_row_products_avx2(enum dtype type, const void *rows, size_t row_bytes, int64_t count, bool round,
+// Of types that must be decoded: a piece at a time.
+static float decoded_dot(const struct stored_row *row, bool round, const float *x, int64_t depth) {
+    enum { PIECE = 1024 };
+    _Static_assert(PIECE % STORED_STEP_MOST == 0, "a piece ends where a block does");
+    float values[PIECE], total = 0;
+    for (int64_t at = 0; at < depth; at += PIECE) {
+        const int64_t some = depth - at < PIECE ? depth - at : PIECE;
+        gemm_decode_f32_avx2(row, at, some, round, values);
+        total += dot(DTYPE_F32, (const char *)values, false, x + at, some);
+    }
+    return total;
+}
+
+void gemm_row_products_avx2(const struct stored_row *first, size_t row_bytes, int64_t count, bool round,
                             const float *x, int64_t depth, float *y) {
-    for (int64_t r = 0; r < count; r++) {
-        const char *row = (const char *)rows + (size_t)r * row_bytes;
-        if (type == DTYPE_BF16)
-            y[r] = dot(DTYPE_BF16, row, false, x, depth);
-        else if (type == DTYPE_F16)
-            y[r] = dot(DTYPE_F16, row, round, x, depth);
+    struct stored_row row = *first;
+    for (int64_t r = 0; r < count; r++, row.index++) {
+        if (row.type == DTYPE_BF16)
+            y[r] = dot(DTYPE_BF16, row.data, false, x, depth);
+        else if (row.type == DTYPE_F16)
+            y[r] = dot(DTYPE_F16, row.data, round, x, depth);
+        else if (row.type == DTYPE_F32)
+            y[r] = dot(DTYPE_F32, row.data, round, x, depth);
         else
-            y[r] = dot(DTYPE_F32, row, round, x, depth);
+            y[r] = decoded_dot(&row, round, x, depth);
+        row.data = (const char *)row.data + row_bytes;
     }
 }
 

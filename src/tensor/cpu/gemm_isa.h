@@ -11,7 +11,8 @@
     void gemm_pack_rows_f32_##isa(const float *, int64_t, int, int64_t, int64_t, float *);                   \
     void gemm_pack_columns_f32_##isa(const float *, int64_t, int, int64_t, int64_t, float *);                \
     void gemm_transpose_##isa(const float *, int64_t, int64_t, int64_t, float *, int64_t);                   \
-    void gemm_row_products_##isa(enum dtype, const void *, size_t, int64_t, bool, const float *, int64_t,    \
+    void gemm_decode_f32_##isa(const struct stored_row *, int64_t, int64_t, bool, float *);                  \
+    void gemm_row_products_##isa(const struct stored_row *, size_t, int64_t, bool, const float *, int64_t,   \
                                  float *);                                                                   \
     float gemm_softmax_row_##isa(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);      \
     void gemm_scale_row_##isa(float *, int64_t, float);                                                      \
@@ -27,7 +28,9 @@ GEMM_DECLARE_F32(avx512);
 // AVX2 has these of its own and takes the others from the plain ones.
 void gemm_product_f32_avx2(const struct gemm_product *);
 void gemm_convert_f32_avx2(enum dtype, const void *, int64_t, bool, float *);
-void gemm_row_products_avx2(enum dtype, const void *, size_t, int64_t, bool, const float *, int64_t, float *);
+void gemm_decode_f32_avx2(const struct stored_row *, int64_t, int64_t, bool, float *);
+void gemm_row_products_avx2(const struct stored_row *, size_t, int64_t, bool, const float *, int64_t,
+                            float *);
 float gemm_softmax_row_avx2(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);
 void gemm_scale_row_avx2(float *, int64_t, float);
 void gemm_store_row_avx2(const float *, int64_t, enum dtype, void *);
@@ -38,6 +41,9 @@ float gemm_softmax_shift_avx512(const float *scores, int64_t valid, float scale,
 
 void gemm_product_bf16_avx512bf16(const struct gemm_product *);
 void gemm_convert_bf16_avx512bf16(enum dtype, const void *, int64_t, uint16_t *);
+void gemm_decode_bf16_avx512bf16(const struct stored_row *, int64_t, int64_t, uint16_t *);
+void gemm_row_products_avx512bf16(const struct stored_row *, size_t, int64_t, bool, const float *, int64_t,
+                                  float *);
 void gemm_pack_rows_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
 void gemm_pack_columns_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
 float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);

@@ -71,25 +71,32 @@ void gemm_transpose_plain(const float *from, int64_t from_stride, int64_t rows, 
         for (int64_t r = 0; r < rows; r++) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
+void gemm_decode_f32_plain(const struct stored_row *row, int64_t at, int64_t count, bool round, float *to) {
+    stored_decode(row, at, count, to);
+    for (int64_t i = 0; i < count && round; i++) to[i] = bf16_to_f32(f32_to_bf16(to[i]));
+}
+
 // ------------------------------------------------------------------------------------------------------ single rows
 
-void gemm_row_products_plain(enum dtype type, const void *rows, size_t row_bytes, int64_t row_count,
-                             bool round, const float *x, int64_t depth, float *y) {
+void gemm_row_products_plain(const struct stored_row *first, size_t row_bytes, int64_t row_count, bool round,
+                             const float *x, int64_t depth, float *y) {
     enum { CHUNK = 256 };
+    _Static_assert(CHUNK % STORED_STEP_MOST == 0, "a chunk ends where a block does");
     float values[CHUNK];
-    for (int64_t row = 0; row < row_count; row++) {
-        const char *bytes = (const char *)rows + (size_t)row * row_bytes;
+    struct stored_row stored = *first;
+    for (int64_t row = 0; row < row_count; row++, stored.index++) {
         float sums[LANES] = {0}, total = 0;
         for (int64_t at = 0; at < depth; at += CHUNK) {
             const int64_t count = depth - at < CHUNK ? depth - at : CHUNK;
             memset(values, 0, sizeof values);
-            gemm_convert_f32_plain(type, bytes + dtype_bytes(type, at), count, round, values);
+            gemm_decode_f32_plain(&stored, at, count, round, values);
             for (int64_t i = 0; i < count; i += LANES)
                 for (int lane = 0; lane < LANES; lane++)
                     sums[lane] += values[i + lane] * (i + lane < count ? x[at + i + lane] : 0);
         }
         for (int lane = 0; lane < LANES; lane++) total += sums[lane];
         y[row] = total;
+        stored.data = (const char *)stored.data + row_bytes;
     }
 }
 

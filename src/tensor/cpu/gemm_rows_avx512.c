@@ -52,14 +52,37 @@ static inline __attribute__((always_inline)) void dot_type(const enum dtype type
         dot_rows(type, (const char *)rows + (size_t)r * row_bytes, row_bytes, 1, round, x, depth, y + r);
 }
 
-void gemm_row_products_avx512(enum dtype type, const void *rows, size_t row_bytes, int64_t count, bool round,
+// Of types that must be decoded: row after row, a piece at a time.
+static void decoded_products(const struct stored_row *first, size_t row_bytes, int64_t count, bool round,
+                             const float *x, int64_t depth, float *y) {
+    enum { PIECE = 1024 };
+    _Static_assert(PIECE % STORED_STEP_MOST == 0, "a piece ends where a block does");
+    float values[PIECE];
+    struct stored_row row = *first;
+    for (int64_t r = 0; r < count; r++, row.index++) {
+        float total = 0;
+        for (int64_t at = 0; at < depth; at += PIECE) {
+            const int64_t some = depth - at < PIECE ? depth - at : PIECE;
+            float sum;
+            gemm_decode_f32_avx512(&row, at, some, round, values);
+            dot_rows(DTYPE_F32, (const char *)values, 0, 1, false, x + at, some, &sum);
+            total += sum;
+        }
+        y[r] = total;
+        row.data = (const char *)row.data + row_bytes;
+    }
+}
+
+void gemm_row_products_avx512(const struct stored_row *first, size_t row_bytes, int64_t count, bool round,
                               const float *x, int64_t depth, float *y) {
-    if (type == DTYPE_BF16)
-        dot_type(DTYPE_BF16, rows, row_bytes, count, false, x, depth, y);
-    else if (type == DTYPE_F16)
-        dot_type(DTYPE_F16, rows, row_bytes, count, round, x, depth, y);
+    if (first->type == DTYPE_BF16)
+        dot_type(DTYPE_BF16, first->data, row_bytes, count, false, x, depth, y);
+    else if (first->type == DTYPE_F16)
+        dot_type(DTYPE_F16, first->data, row_bytes, count, round, x, depth, y);
+    else if (first->type == DTYPE_F32)
+        dot_type(DTYPE_F32, first->data, row_bytes, count, round, x, depth, y);
     else
-        dot_type(DTYPE_F32, rows, row_bytes, count, round, x, depth, y);
+        decoded_products(first, row_bytes, count, round, x, depth, y);
 }
 
 // The largest of [valid] scores.

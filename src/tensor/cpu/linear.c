@@ -126,10 +126,10 @@ static void single_task(void *context, int64_t index, int worker) {
     for (int i = 0; i < block.run_count; i++) {
         const struct linear_run *run = &block.runs[i];
         const struct weight_rows *part = run->part;
+        const struct stored_row first = weight_row(part, run->part_row, linear->in);
         float *to = r + run->block_row;
-        job->kernels->row_products(
-            part->type, (const char *)part->data + (size_t)run->part_row * part->row_bytes, part->row_bytes,
-            run->count, linear->compute == COMPUTE_BF16, single->x, linear->in, to);
+        job->kernels->row_products(&first, part->row_bytes, run->count, linear->compute == COMPUTE_BF16,
+                                   single->x, linear->in, to);
         for (int64_t n = 0; n < run->count && part->scales; n++)
             to[n] *= part->scales[(run->part_row + n) * part->scale_stride];
         for (int b = 0; b < linear->branch_count; b++) {
@@ -137,9 +137,8 @@ static void single_task(void *context, int64_t index, int worker) {
             int64_t row, skip;
             const int64_t count = linear_branch_overlap(branch, run, &row, &skip);
             if (count <= 0) continue;
-            job->kernels->row_products(branch->up.type,
-                                       (const char *)branch->up.data + (size_t)row * branch->up.row_bytes,
-                                       branch->up.row_bytes, count, linear->compute == COMPUTE_BF16,
+            const struct stored_row up = weight_row(&branch->up, row, branch->down.rows);
+            job->kernels->row_products(&up, branch->up.row_bytes, count, linear->compute == COMPUTE_BF16,
                                        single->branches[b], branch->down.rows, side);
             for (int64_t n = 0; n < count; n++) to[skip + n] += side[n];
         }
@@ -220,13 +219,24 @@ static void check_shapes(const struct linear *linear, struct matrix x, const str
     (void)rows;
 }
 
+// Depths at whose multiples weights may be cut: where blocks of scaled values end, of the side branches' `up` too.
+static int64_t depth_step(const struct linear *linear) {
+    int64_t step = GEMM_DEPTH_STEP;
+    for (int i = 0; i < linear->part_count + linear->branch_count; i++) {
+        const struct weight_rows *rows =
+            i < linear->part_count ? &linear->parts[i] : &linear->branches[i - linear->part_count].up;
+        while (step % stored_step(rows->type)) step *= 2; // blocks are powers of two
+    }
+    return step;
+}
+
 // How the work is cut into tasks and depth blocks. Every result is summed by itself, depth after depth, so the number of
 // tokens in a task does not show in it and may follow the number of threads; the depth blocks follow the shape alone.
 static void divide(struct linear_job *job) {
-    const int64_t most =
-        LINEAR_WEIGHT_BYTES / LINEAR_OUT_BLOCK / (int64_t)linear_element_bytes(job) / GEMM_DEPTH_STEP;
-    const int64_t steps = job->padded / GEMM_DEPTH_STEP, depth_blocks = (steps + most - 1) / most;
-    job->depth_block = (steps + depth_blocks - 1) / depth_blocks * GEMM_DEPTH_STEP;
+    const int64_t step = depth_step(job->linear);
+    const int64_t most = LINEAR_WEIGHT_BYTES / LINEAR_OUT_BLOCK / (int64_t)linear_element_bytes(job) / step;
+    const int64_t steps = (job->padded + step - 1) / step, depth_blocks = (steps + most - 1) / most;
+    job->depth_block = (steps + depth_blocks - 1) / depth_blocks * step;
     job->out_block = job->gated ? LINEAR_OUT_BLOCK / 2 : LINEAR_OUT_BLOCK;
     const int64_t blocks = blocks_of(job, job->out_block);
     const int64_t wanted = (int64_t)TASKS_A_THREAD * cpu_of(job->device)->threads;

@@ -72,13 +72,15 @@ struct task {
 
 // A row of a block's panels as it is stored; data NULL: zeros.
 struct stored {
-    const char *data;
+    const char *data; // of column [at]
     enum dtype type;
+    struct stored_row row;
+    int64_t at;
 };
 
 // What stands in row [row] of the block, from column [at] on: of the weights, or of a branch's `up`.
-static struct stored stored_row(const struct task *task, const struct low_rank *branch, int64_t row,
-                                int64_t at) {
+static struct stored stored_at(const struct task *task, const struct low_rank *branch, int64_t row,
+                               int64_t at) {
     for (int i = 0; i < task->block.run_count; i++) {
         const struct linear_run *run = &task->block.runs[i];
         if (row < run->block_row || row >= run->block_row + run->count) continue;
@@ -87,9 +89,9 @@ static struct stored stored_row(const struct task *task, const struct low_rank *
         if (branch) count = linear_branch_overlap(branch, run, &from, &skip);
         const int64_t index = row - run->block_row - skip;
         if (index < 0 || index >= count) break;
-        return (struct stored){(const char *)rows->data + (size_t)(from + index) * rows->row_bytes +
-                                   dtype_bytes(rows->type, at),
-                               rows->type};
+        const struct stored_row whole =
+            weight_row(rows, from + index, branch ? branch->down.rows : task->job->linear->in);
+        return (struct stored){(const char *)whole.data + dtype_bytes(rows->type, at), rows->type, whole, at};
     }
     return (struct stored){0};
 }
@@ -117,7 +119,7 @@ static void pack_panel(const struct task *task, const struct stored *rows, const
     for (int i = 0; i < GEMM_LANES && !direct; i++) {
         uint16_t *row = task->scratch + i * LINEAR_PACK_DEPTH;
         if (rows[i].data)
-            kernels->convert_bf16(rows[i].type, rows[i].data, depth, row);
+            kernels->decode_bf16(&rows[i].row, rows[i].at, depth, row);
         else
             memset(row, 0, (size_t)depth * sizeof *row);
     }
@@ -133,7 +135,7 @@ static void pack_panel(const struct task *task, const struct stored *rows, const
 
 static void stored_rows(const struct task *task, const struct low_rank *branch, int64_t panel, int64_t at,
                         struct stored *rows) {
-    for (int i = 0; i < GEMM_LANES; i++) rows[i] = stored_row(task, branch, panel * GEMM_LANES + i, at);
+    for (int i = 0; i < GEMM_LANES; i++) rows[i] = stored_at(task, branch, panel * GEMM_LANES + i, at);
 }
 
 static int64_t panel_count(const struct task *task) {

@@ -68,23 +68,25 @@ struct elements {
     int64_t stride; // values
 };
 
-// Rows [row, row + count) and columns [at, at + depth) of a weight as elements with [padded] columns: in place, or
-// converted into [scratch].
-static struct elements elements_of(const struct linear_job *job, const struct weight_rows *rows, int64_t row,
-                                   int64_t count, int64_t at, int64_t depth, int64_t padded, void *scratch) {
+// Rows [row, row + count) and columns [at, at + depth) of a weight of [cols] columns as elements with [padded] columns: in
+// place, or converted into [scratch].
+static struct elements elements_of(const struct linear_job *job, const struct weight_rows *rows, int64_t cols,
+                                   int64_t row, int64_t count, int64_t at, int64_t depth, int64_t padded,
+                                   void *scratch) {
     const size_t bytes = linear_element_bytes(job);
     const char *from = (const char *)rows->data + (size_t)row * rows->row_bytes + dtype_bytes(rows->type, at);
     if (is_direct(job, rows, depth)) return (struct elements){from, (int64_t)(rows->row_bytes / bytes)};
     const int64_t stride = (padded + 63) / 64 * 64 + PAD;
     const size_t stored_bytes = dtype_bytes(rows->type, depth);
-    for (int64_t r = 0; r < count; r++, from += rows->row_bytes) {
+    struct stored_row stored = weight_row(rows, row, cols);
+    for (int64_t r = 0; r < count; r++, from += rows->row_bytes, stored.index++) {
         char *to = (char *)scratch + (size_t)(r * stride) * bytes;
         if (r + ROWS_AHEAD < count) linear_fetch(from + ROWS_AHEAD * rows->row_bytes, stored_bytes);
         if (job->element == DTYPE_BF16)
-            job->kernels->convert_bf16(rows->type, from, depth, (uint16_t *)to);
+            job->kernels->decode_bf16(&stored, at, depth, (uint16_t *)to);
         else
-            job->kernels->convert_f32(rows->type, from, depth, job->linear->compute == COMPUTE_BF16,
-                                      (float *)to);
+            job->kernels->decode_f32(&stored, at, depth, job->linear->compute == COMPUTE_BF16, (float *)to);
+        stored.data = (const char *)stored.data + rows->row_bytes;
         memset(to + (size_t)depth * bytes, 0, (size_t)(padded - depth) * bytes);
     }
     return (struct elements){scratch, stride};
@@ -155,7 +157,8 @@ static void multiply_branch(const struct task *task, const struct linear_branch 
         for (int64_t at = 0; at < rank && count > 0; at += job->depth_block) {
             const int64_t depth = rank - at < job->depth_block ? rank - at : job->depth_block;
             const int64_t padded = job->element == DTYPE_BF16 ? gemm_depth(depth) : depth;
-            const struct elements rows = elements_of(job, up, row, count, at, depth, padded, task->weights);
+            const struct elements rows =
+                elements_of(job, up, rank, row, count, at, depth, padded, task->weights);
             for (int64_t token = 0; token < task->token_count; token += GROUP)
                 multiply(task, token, run->block_row + skip, count, rows, branch->packed, branch->padded, at,
                          padded, true);
@@ -182,7 +185,7 @@ static void multiply_depth(const struct task *task, int64_t at) {
     char *scratch = task->weights;
     for (int i = 0; i < task->block.run_count; i++) {
         const struct linear_run *run = &task->block.runs[i];
-        weights[i] = elements_of(job, run->part, run->part_row, run->count, at, depth, padded, scratch);
+        weights[i] = elements_of(job, run->part, in, run->part_row, run->count, at, depth, padded, scratch);
         scratch += (size_t)(run->count * weights[i].stride) * linear_element_bytes(job);
     }
     for (int64_t token = 0; token < task->token_count; token += GROUP) {

@@ -1,0 +1,74 @@
+// One-row products with weights that must be decoded, in products of two bf16 a lane. Relies on gemm_isa.h,
+// decode_avx512bf16.h.
+//
+// VDPBF16PS treats denormals as zero and rounds each of its two sums; its order is part of this set's results.
+#include "tensor/cpu/gemm_isa.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+enum {
+    STRETCH = 8192, // values of x that stay in the first-level cache as bf16 while the rows go by
+    STEP = GEMM_DEPTH_STEP,
+    SUMS = 4,
+};
+
+// Values go into sums as soon as they are decoded.
+struct out {
+    const uint16_t *x;
+    __m512 *sums; // [SUMS]
+};
+
+static inline __attribute__((always_inline)) struct out advanced(struct out out, int values) {
+    out.x += values;
+    return out;
+}
+
+static inline __attribute__((always_inline)) void put_words(struct out out, int at, __m512i words) {
+    out.sums[at / STEP % SUMS] = _mm512_dpbf16_ps(out.sums[at / STEP % SUMS], (__m512bh)words,
+                                                  (__m512bh)_mm512_loadu_si512(out.x + at));
+}
+
+#include "tensor/cpu/decode_avx512bf16.h"
+
+// [count] values of a row from [at] on times x, which is padded with zeros to a multiple of STEP.
+static float stretch_product(const struct stored_row *row, int64_t at, int64_t count, const uint16_t *x) {
+    __m512 sums[SUMS] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    int64_t done = unpack_row(row, at, count, (struct out){x, sums});
+    while (done < count) {
+        enum { PIECE = 256 };
+        uint16_t values[PIECE];
+        const int64_t some = count - done < PIECE ? count - done : PIECE;
+        gemm_decode_bf16_avx512bf16(row, at + done, some, values);
+        for (int64_t i = some; i % STEP; i++) values[i] = 0;
+        for (int64_t i = 0; i < some; i += STEP)
+            put_words((struct out){x + done + i, sums}, 0, _mm512_loadu_si512(values + i));
+        done += some;
+    }
+    return _mm512_reduce_add_ps(
+        _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+}
+
+// Row after row, so that memory is read as it lies.
+static void decoded_products(const struct stored_row *first, size_t row_bytes, int64_t count, const float *x,
+                             int64_t depth, float *y) {
+    uint16_t narrow[STRETCH];
+    for (int64_t at = 0; at < depth || at == 0; at += STRETCH) {
+        const int64_t stretch = depth - at < STRETCH ? depth - at : STRETCH;
+        struct stored_row row = *first;
+        gemm_convert_bf16_avx512bf16(DTYPE_F32, x + at, stretch, narrow);
+        for (int64_t i = stretch; i % STEP; i++) narrow[i] = 0;
+        for (int64_t r = 0; r < count; r++, row.index++) {
+            y[r] = (at ? y[r] : 0) + stretch_product(&row, at, stretch, narrow);
+            row.data = (const char *)row.data + row_bytes;
+        }
+    }
+}
+
+void gemm_row_products_avx512bf16(const struct stored_row *first, size_t row_bytes, int64_t count, bool round,
+                                  const float *x, int64_t depth, float *y) {
+    if (first->type == DTYPE_F32 || first->type == DTYPE_BF16 || !round)
+        gemm_row_products_avx512(first, row_bytes, count, round, x, depth, y);
+    else
+        decoded_products(first, row_bytes, count, x, depth, y);
+}
