@@ -234,10 +234,10 @@ static bool attach_nf4(struct work *work, struct checkpoint_entry *entry,
     int64_t values = state_values(&state), row = state.rank > 0 ? state.shape[state.rank - 1] : 0;
     if (tensor->type != DTYPE_U8 || values == 0 || values % 2 != 0 || tensor->bytes != (size_t)values / 2)
         return wrong(work, entry, "U8 codes, two a byte, for the shape in its quant_state");
-    if (row % state.block != 0)
+    if (row % state.block != 0 || state.block % 2 != 0)
         return error_set(
             work->error, ERROR_UNSUPPORTED,
-            "%s: tensor \"%s\": nf4 with rows of %lld values, expected a multiple of its blocksize, %lld",
+            "%s: tensor \"%s\": nf4 with rows of %lld values, expected a multiple of its blocksize, %lld, an even number",
             entry->file, entry->name, (long long)row, (long long)state.block);
     const struct checkpoint_entry *absmax = take(work, entry->name, 0, ".absmax"),
                                   *map = take(work, entry->name, 0, ".quant_map");
