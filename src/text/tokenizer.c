@@ -285,11 +285,18 @@ static struct tokenizer *open_document(const char *name, json_t *root, struct er
 }
 
 struct tokenizer *tokenizer_parse(const char *name, const char *json, size_t size, struct error *error) {
-    json_t *root = json_parse(name, json, size, error);
-    if (!root || !tokenizer_is_tekken(root)) return open_document(name, root, error);
-    json_t *rewritten = tokenizer_from_tekken(name, root, error);
-    json_decref(root);
-    return open_document(name, rewritten, error);
+    static const char zero[] = "\\u0000"; // a tekken.json spells out the byte 0 beside its base64
+    json_t *root = json_parse_zeros(name, json, size, error);
+    if (root && tokenizer_is_tekken(root)) {
+        json_t *rewritten = tokenizer_from_tekken(name, root, error);
+        json_decref(root);
+        return open_document(name, rewritten, error);
+    }
+    if (root && memmem(json, size, zero, sizeof zero - 1)) {
+        json_decref(root);
+        root = json_parse(name, json, size, error);
+    }
+    return open_document(name, root, error);
 }
 
 // From weights that bring their tokenizer along.

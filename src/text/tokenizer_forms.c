@@ -339,7 +339,9 @@ static bool add_specials(struct tekken *tekken, const json_t *listed, struct err
             const json_t *special = json_array_get(listed, (size_t)id),
                          *rank = json_object_get(special, "rank");
             text = json_string_value(json_object_get(special, "token_str"));
-            if (!text || !*text || !json_is_integer(rank) || json_integer_value(rank) != id)
+            size_t length = json_string_length(json_object_get(special, "token_str"));
+            if (!text || !*text || strlen(text) != length || !json_is_integer(rank) ||
+                json_integer_value(rank) != id)
                 return error_set(error, ERROR_INPUT,
                                  "%s: field \"special_tokens\": element %lld, expected \"token_str\" and its "
                                  "place as \"rank\"",

@@ -168,7 +168,7 @@ static bool look_at_files(struct scan *scan, const char *folder) {
 static bool look_at_folder(struct scan *scan, const char *folder) {
     struct dirent **names;
     int count = list(folder, weights, &names);
-    bool unit = count == 1;
+    bool unit = count == 1 && !is_shard(names[0]->d_name);
     for (int i = 0; i < count; i++) {
         const char *name = names[i]->d_name;
         unit = unit || !strncmp(name, "model.safetensors", 17) ||

@@ -132,13 +132,18 @@ static void wrong_tekkens_are_refused(void **state) {
         assert_contains(error.message, "t");
     }
     // Special tokens that no list names have the names of the first files, then numbers.
-    static const char good[] = TEKKEN("\"default_num_special_tokens\":25", WORD("0", "YQ=="), "");
+    static const char good[] =
+        TEKKEN("\"default_num_special_tokens\":25",
+               WORD("0", "YQ==") ",{\"rank\":1,\"token_bytes\":\"AA==\",\"token_str\":\"\\u0000\"}", "");
     struct error error = {0};
     struct tokenizer *tokenizer = tokenizer_parse("t", good, strlen(good), &error);
     assert_ok(tokenizer, error);
     assert_int_equal(tokenizer_find(tokenizer, "[INST]"), 3);
     assert_int_equal(tokenizer_find(tokenizer, "<SPECIAL_24>"), 24);
     assert_int_equal(tokenizer_find(tokenizer, "a"), 25);
+    size_t size;
+    assert_memory_equal(tokenizer_token(tokenizer, 26, &size), "", 1);
+    assert_int_equal(size, 1);
     tokenizer_close(tokenizer);
 }
 
