@@ -28,19 +28,28 @@ static bool depth_fits(const char *text, size_t size) {
     return true;
 }
 
-json_t *json_parse(const char *name, const char *text, size_t size, struct error *error) {
+static json_t *parse(const char *name, const char *text, size_t size, size_t flags, struct error *error) {
     if (!depth_fits(text, size)) {
         error_set(error, ERROR_INPUT, "%s: JSON nested more than %d deep", name, DEPTH_MOST);
         return NULL;
     }
     json_error_t place;
-    json_t *value = json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &place);
+    json_t *value =
+        json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &place);
     if (!value) {
         bool memory = json_error_code(&place) == json_error_out_of_memory;
         error_set(error, memory ? ERROR_MEMORY : ERROR_INPUT, "%s: not valid JSON: line %d, column %d: %s",
                   name, place.line, place.column, place.text);
     }
     return value;
+}
+
+json_t *json_parse(const char *name, const char *text, size_t size, struct error *error) {
+    return parse(name, text, size, 0, error);
+}
+
+json_t *json_parse_zeros(const char *name, const char *text, size_t size, struct error *error) {
+    return parse(name, text, size, JSON_ALLOW_NUL, error);
 }
 
 json_t *json_read_file(const char *path, size_t limit, struct error *error) {

@@ -17,6 +17,9 @@ struct json_place {
 // Parses text (UTF-8, [size] bytes, nesting at most 64 deep, duplicate keys refused). The caller decref's.
 json_t *json_parse(const char *name, const char *text, size_t size, struct error *error);
 
+// The same where string values may hold U+0000, for whoever minds their lengths (json_string_length).
+json_t *json_parse_zeros(const char *name, const char *text, size_t size, struct error *error);
+
 // Reads and parses a file of at most [limit] bytes.
 json_t *json_read_file(const char *path, size_t limit, struct error *error);
 

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "flux/model.h"
+#include "weights/parts.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -18,22 +19,26 @@ static bool has_weights(const char *folder) {
     DIR *entries = opendir(folder);
     for (struct dirent *entry; entries && !found && (entry = readdir(entries));) {
         size_t length = strlen(entry->d_name);
-        found = length > 12 && !strcmp(entry->d_name + length - 12, ".safetensors");
+        found = (length > 12 && !strcmp(entry->d_name + length - 12, ".safetensors")) ||
+                (length > 5 && !strcmp(entry->d_name + length - 5, ".gguf"));
     }
     if (entries) closedir(entries);
     return found;
 }
 
-// Why a model folder cannot be opened, "" when it looks good. Only names are looked at; the worker reads the weights.
+// Why a model folder cannot be opened, "" when it looks good. In the diffusers layout only names are looked at, else the heads of
+// the weight files too; the worker reads the weights.
 static bool judge_folder(const char *path, char *why, size_t size, struct error *error) {
-    static const char *const parts[] = {"transformer", "vae", "text_encoder"};
     struct error cause = {0};
     *why = 0;
     if (!model_index_check(path, &cause)) snprintf(why, size, "%s", cause.message);
-    for (size_t i = 0; !*why && i < sizeof parts / sizeof *parts; i++) {
-        char *part = path_join(path, parts[i]);
-        if (!part) return no_memory(error);
-        if (!has_weights(part)) snprintf(why, size, "%s: it has no *.safetensors", part);
+    for (int i = 0; !*why && i < MODEL_PARTS; i++) {
+        char *part = part_find(path, (enum model_part)i, &cause);
+        if (!part && cause.kind == ERROR_MEMORY) return no_memory(error);
+        if (!part)
+            snprintf(why, size, "%s", cause.message);
+        else if (folder_exists(part) && !has_weights(part))
+            snprintf(why, size, "%s: it has no *.safetensors or *.gguf", part);
         free(part);
     }
     return true;

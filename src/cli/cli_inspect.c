@@ -12,10 +12,13 @@ static const char help[] =
     "usage: limn inspect [--json] PATH\n"
     "\n"
     "PATH is one of\n"
-    "  a .safetensors file, a .safetensors.index.json, or a folder of weights:\n"
-    "      every tensor with its type, shape and bytes, the totals, the metadata\n"
-    "  a model folder (diffusers layout, with model_index.json):\n"
-    "      the parts with their shapes, types and sizes, the settings, and what is missing or wrong\n"
+    "  a .safetensors or .gguf file, a .safetensors.index.json, or a folder of weights:\n"
+    "      what part of FLUX.2 it is, in which layout, every tensor with its type, shape and bytes, the "
+    "totals, the\n"
+    "      metadata\n"
+    "  a model folder:\n"
+    "      the parts with their layouts, shapes, types and sizes, the settings, and what is missing or "
+    "wrong\n"
     "\n"
     "options:\n"
     "  --json   print one JSON document for machines\n"
@@ -111,15 +114,58 @@ static void print_fields(const json_t *object, int indent) {
     }
 }
 
+// "in the layout of BFL, names begin with model.diffusion_model."
+static void print_layout(const json_t *part) {
+    printf("%s", text_of(part, "layout"));
+    if (*text_of(part, "prefix")) printf(", names begin with %s", text_of(part, "prefix"));
+    putchar('\n');
+}
+
+// "    NVFP4 blocks       12 tensors"
+static void print_scales(const json_t *part, int indent) {
+    const char *kind;
+    json_t *count;
+    json_object_foreach(json_object_get(part, "scales"), kind, count) {
+        printf("%*s%-18s %s beside %" JSON_INTEGER_FORMAT " tensors\n", indent, "", "scales", kind,
+               json_integer_value(count));
+    }
+}
+
+static void print_recognised(const json_t *report) {
+    size_t index;
+    json_t *part;
+    const json_t *parts = json_object_get(report, "recognised");
+    json_array_foreach((json_t *)parts, index, part) {
+        printf("%s of FLUX.2, layout ", text_of(part, "part"));
+        print_layout(part);
+        if (json_object_get(part, "totals")) {
+            fputs("  ", stdout);
+            print_totals(json_object_get(part, "totals"));
+        }
+        print_scales(part, 2);
+        if (*text_of(part, "problem")) {
+            fputs("  cannot be used: ", stdout);
+            print_text(text_of(part, "problem"));
+            putchar('\n');
+        }
+    }
+    if (*text_of(report, "holds"))
+        printf("%s\n", text_of(report, "holds"));
+    else if (json_array_size(parts) == 0)
+        puts("no part of FLUX.2 that limn knows");
+}
+
 static void print_weights(const json_t *report) {
     char bytes[32];
     const char *key;
     json_t *value, *tensor;
     size_t index;
-    printf("%s: safetensors, %" JSON_INTEGER_FORMAT " file%s, %s%s%s\n", text_of(report, "path"),
-           integer_of(report, "files"), integer_of(report, "files") == 1 ? "" : "s",
+    printf("%s: %s, %" JSON_INTEGER_FORMAT " file%s, %s%s%s\n", text_of(report, "path"),
+           text_of(report, "format"), integer_of(report, "files"),
+           integer_of(report, "files") == 1 ? "" : "s",
            scaled(integer_of(report, "bytes"), "B", bytes, sizeof bytes),
            *text_of(report, "class") ? ", " : "", text_of(report, "class"));
+    print_recognised(report);
     json_object_foreach(json_object_get(report, "metadata"), key, value) {
         fputs("metadata ", stdout);
         print_text(key);
@@ -155,7 +201,7 @@ static void print_model(const json_t *report) {
     size_t index;
     json_t *part, *problem;
     printf("%s: %s\n", text_of(report, "path"),
-           *text_of(report, "pipeline") ? text_of(report, "pipeline") : "a model of no known pipeline");
+           *text_of(report, "pipeline") ? text_of(report, "pipeline") : "a model without model_index.json");
     if (*text_of(report, "name")) {
         fputs("name: ", stdout);
         print_text(text_of(report, "name"));
@@ -165,6 +211,15 @@ static void print_model(const json_t *report) {
         printf("\n%s: ", text_of(part, "part"));
         print_text(*text_of(part, "class") ? text_of(part, "class") : "no class named");
         putchar('\n');
+        if (*text_of(part, "path")) {
+            printf("  %-18s ", "path");
+            print_text(text_of(part, "path"));
+            putchar('\n');
+        }
+        if (*text_of(part, "layout")) {
+            printf("  %-18s ", "layout");
+            print_layout(part);
+        }
         if (json_object_get(part, "totals")) {
             printf("  %-18s %" JSON_INTEGER_FORMAT " file%s, %s\n", "weights", integer_of(part, "files"),
                    integer_of(part, "files") == 1 ? "" : "s",
@@ -172,6 +227,7 @@ static void print_model(const json_t *report) {
             printf("  %-18s ", "");
             print_totals(json_object_get(part, "totals"));
         }
+        print_scales(part, 2);
         print_fields(json_object_get(part, "shape"), 2);
         if (json_object_get(part, "problem")) fputs("  cannot be used, see below\n", stdout);
     }

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "cli/commands.h"
 #include "text/tokenizer.h"
+#include "weights/parts.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -48,15 +49,12 @@ static bool tokenize(const struct tokenizer *tokenizer, const struct buffer *inp
     return done;
 }
 
-// The tokenizer of a model folder: its folder "tokenizer" where there is one, else the folder or file itself.
+// The tokenizer of a model folder, or the folder or file itself.
 static struct tokenizer *open_tokenizer(const char *model, struct error *error) {
-    char *folder = path_join(model, "tokenizer");
-    if (!folder) {
-        error_set(error, ERROR_MEMORY, "%s: out of memory", model);
-        return NULL;
-    }
-    struct tokenizer *tokenizer = tokenizer_open(folder_exists(folder) ? folder : model, error);
-    free(folder);
+    struct error ignored = {0};
+    char *path = folder_exists(model) ? part_find_tokenizer(model, &ignored) : NULL;
+    struct tokenizer *tokenizer = tokenizer_open(path ? path : model, error);
+    free(path);
     return tokenizer;
 }
 

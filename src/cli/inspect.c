@@ -9,7 +9,8 @@
 #include "flux/pipeline.h"
 #include "tensor/device.h"
 #include "text/language_model.h"
-#include "weights/checkpoint.h"
+#include "weights/companions.h"
+#include "weights/parts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,53 @@ static const char *class_in(const json_t *config) {
     return name ? name : json_string_value(json_object_get(config, "model_type"));
 }
 
+// How many tensors have scales of which kind; NULL when none has any.
+static json_t *scales_of(const struct checkpoint *checkpoint) {
+    json_t *kinds = json_object();
+    for (int64_t i = 0; i < checkpoint_count(checkpoint); i++) {
+        const char *kind = companions_text(&checkpoint_entry(checkpoint, i)->tensor);
+        if (kind)
+            json_object_set_new(kinds, kind,
+                                json_integer(json_integer_value(json_object_get(kinds, kind)) + 1));
+    }
+    if (json_object_size(kinds) > 0) return kinds;
+    json_decref(kinds);
+    return NULL;
+}
+
+// What the weights at [path] are as that part: its layout, and types and scales as limn uses them, into [report]. False when they
+// hold no such part.
+static bool put_layout(json_t *report, const char *path, enum model_part part) {
+    struct layout layout;
+    struct error error = {0};
+    struct checkpoint *checkpoint = checkpoint_open(path, NULL);
+    bool found = checkpoint && layout_find(checkpoint, part, &layout);
+    if (found) {
+        json_object_set_new(report, "layout", json_string(layout.name));
+        if (*layout.prefix) json_object_set_new(report, "prefix", json_string(layout.prefix));
+        if (layout_apply(checkpoint, &layout, &error)) {
+            json_object_set_new(report, "totals", totals_of(checkpoint));
+            json_t *scales = scales_of(checkpoint);
+            if (scales) json_object_set_new(report, "scales", scales);
+        } else {
+            json_object_set_new(report, "problem", text_json(error.message));
+        }
+    }
+    checkpoint_close(checkpoint);
+    return found;
+}
+
+// The parts of FLUX.2 that a weight file holds.
+static json_t *recognised_in(const char *path) {
+    json_t *list = json_array();
+    for (int part = 0; part < MODEL_PARTS; part++) {
+        json_t *one = json_pack("{s:s}", "part", part_key((enum model_part)part));
+        if (put_layout(one, path, (enum model_part)part)) json_array_append(list, one);
+        json_decref(one);
+    }
+    return list;
+}
+
 json_t *inspect_weights(const char *path, struct error *error) {
     struct checkpoint *checkpoint = checkpoint_open(path, error);
     if (!checkpoint) return NULL;
@@ -106,6 +154,10 @@ json_t *inspect_weights(const char *path, struct error *error) {
         json_object_set_new(metadata, pair->key, json_string(pair->value));
     }
     put_sizes(report, checkpoint);
+    json_object_set_new(report, "format", json_string(checkpoint_gguf(checkpoint) ? "GGUF" : "safetensors"));
+    json_object_set_new(report, "recognised", recognised_in(path));
+    if (layout_stranger(checkpoint))
+        json_object_set_new(report, "holds", json_string(layout_stranger(checkpoint)));
     json_object_set_new(report, "metadata", metadata);
     json_object_set_new(report, "tensors", tensors_of(checkpoint));
     checkpoint_close(checkpoint);
@@ -128,23 +180,32 @@ static void add_problem(struct inspection *inspection, json_t *part, const char 
     json_array_append_new(inspection->problems, text_json(text));
 }
 
-// A part with what its files say by themselves. [weights]: whether it has any.
-static json_t *begin_part(struct inspection *inspection, const char *name, const char *config_name,
-                          bool weights) {
-    json_t *part = json_pack("{s:s}", "part", name);
-    json_array_append_new(inspection->parts, part);
-    char *folder = path_join(inspection->folder, name);
-    if (!folder) return part;
-    struct error error = {0};
-    json_t *config = read_json(folder, config_name, &error);
-    if (class_in(config)) json_object_set_new(part, "class", json_string(class_in(config)));
+// What the files of a part say by themselves: its folder's config.json, its sizes, its layout.
+static void put_files(json_t *report, const char *path, const char *config_name, enum model_part part) {
+    struct error ignored = {0}; // the part's own reader says it better
+    json_t *config = folder_exists(path) ? read_json(path, config_name, &ignored) : NULL;
+    if (class_in(config)) json_object_set_new(report, "class", json_string(class_in(config)));
     json_decref(config);
-    error_clear(&error); // the part's own reader says it better
-    struct checkpoint *checkpoint = weights && folder_exists(folder) ? checkpoint_open(folder, &error) : NULL;
-    if (checkpoint) put_sizes(part, checkpoint);
+    json_object_set_new(report, "path", text_json(path));
+    struct checkpoint *checkpoint = part < MODEL_PARTS ? checkpoint_open(path, NULL) : NULL;
+    if (checkpoint) put_sizes(report, checkpoint);
     checkpoint_close(checkpoint);
-    free(folder);
-    return part;
+    json_t *layout = json_object();
+    if (checkpoint && put_layout(layout, path, part)) json_object_update(report, layout);
+    json_decref(layout);
+    json_object_del(report, "problem"); // of the layout: the part's own reader will find it too
+}
+
+// [part]: MODEL_PARTS for the tokenizer.
+static json_t *begin_part(struct inspection *inspection, enum model_part part) {
+    bool tokenizer = part == MODEL_PARTS;
+    json_t *report = json_pack("{s:s}", "part", tokenizer ? "tokenizer" : part_key(part));
+    json_array_append_new(inspection->parts, report);
+    char *path =
+        tokenizer ? part_find_tokenizer(inspection->folder, NULL) : part_find(inspection->folder, part, NULL);
+    if (path) put_files(report, path, tokenizer ? "tokenizer_config.json" : "config.json", part);
+    free(path);
+    return report;
 }
 
 static json_t *integers_json(const int64_t *values, int count) {
@@ -153,12 +214,11 @@ static json_t *integers_json(const int64_t *values, int count) {
     return list;
 }
 
-// Hands [folder]/[part]/config.json to [parse].
-static bool parse_config(const char *folder, const char *part, void *config,
+// Hands the config.json of a part to [parse]; false without an error where it has none.
+static bool parse_config(const char *folder, enum model_part part, void *config,
                          bool (*parse)(const char *, const char *, size_t, void *, struct error *),
                          struct error *error) {
-    char *inner = path_join(folder, part), *path = inner ? path_join(inner, "config.json") : NULL,
-         *text = NULL;
+    char *inner = part_find(folder, part, error), *path = inner ? part_config(inner) : NULL, *text = NULL;
     size_t size;
     bool done =
         path && file_read(path, CONFIG_MOST, &text, &size, error) && parse(path, text, size, config, error);
@@ -179,7 +239,7 @@ static bool parse_language(const char *name, const char *text, size_t size, void
 }
 
 static void inspect_transformer(struct inspection *inspection) {
-    json_t *part = begin_part(inspection, "transformer", "config.json", true);
+    json_t *part = begin_part(inspection, PART_TRANSFORMER);
     struct error error = {0};
     struct transformer *transformer = transformer_open(inspection->folder, inspection->device, &error);
     if (transformer) {
@@ -188,8 +248,8 @@ static void inspect_transformer(struct inspection *inspection) {
     } else {
         add_problem(inspection, part, error.message);
         struct error ignored = {0}; // weights that are not there still have a config.json
-        inspection->has_shape =
-            parse_config(inspection->folder, "transformer", &inspection->shape, parse_transformer, &ignored);
+        inspection->has_shape = parse_config(inspection->folder, PART_TRANSFORMER, &inspection->shape,
+                                             parse_transformer, &ignored);
     }
     transformer_close(transformer);
     if (!inspection->has_shape) return;
@@ -207,7 +267,7 @@ static void inspect_transformer(struct inspection *inspection) {
 }
 
 static void inspect_autoencoder(struct inspection *inspection) {
-    json_t *part = begin_part(inspection, "vae", "config.json", true);
+    json_t *part = begin_part(inspection, PART_AUTOENCODER);
     struct error error = {0};
     struct autoencoder *autoencoder =
         autoencoder_open(inspection->folder, inspection->device, COMPUTE_F32, &error);
@@ -236,9 +296,9 @@ static json_t *language_shape(const struct language_model_config *config) {
 }
 
 static void inspect_tokenizer(struct inspection *inspection) {
-    json_t *part = begin_part(inspection, "tokenizer", "tokenizer_config.json", false);
+    json_t *part = begin_part(inspection, MODEL_PARTS);
     struct error error = {0};
-    char *path = path_join(inspection->folder, "tokenizer");
+    char *path = part_find_tokenizer(inspection->folder, &error);
     struct tokenizer *tokenizer = path ? tokenizer_open(path, &error) : NULL;
     free(path);
     if (!tokenizer) {
@@ -249,11 +309,23 @@ static void inspect_tokenizer(struct inspection *inspection) {
     tokenizer_close(tokenizer);
 }
 
+// From the part's config.json, which may be there without weights, or off the weights.
+static bool read_language(const struct inspection *inspection, struct language_model_config *config,
+                          struct error *error) {
+    if (parse_config(inspection->folder, PART_TEXT_ENCODER, config, parse_language, error)) return true;
+    char *path = error->kind ? NULL : part_find(inspection->folder, PART_TEXT_ENCODER, error);
+    struct language_model *model = path ? language_model_open(path, 0, inspection->device, error) : NULL;
+    if (model) *config = *language_model_config(model);
+    language_model_close(model);
+    free(path);
+    return model != NULL;
+}
+
 static void inspect_text_encoder(struct inspection *inspection) {
-    json_t *part = begin_part(inspection, "text_encoder", "config.json", true);
+    json_t *part = begin_part(inspection, PART_TEXT_ENCODER);
     struct language_model_config config;
     struct error error = {0};
-    if (!parse_config(inspection->folder, "text_encoder", &config, parse_language, &error)) {
+    if (!read_language(inspection, &config, &error)) {
         add_problem(inspection, part, error.message);
         return;
     }
@@ -296,6 +368,17 @@ static json_t *settings_json(const struct model_settings *settings) {
 
 // ----------------------------------------------------------------------------------------------------------- the folder
 
+// Whether two parts of a model are found in a folder, whatever they are called.
+static bool holds_parts(const char *folder) {
+    int found = 0;
+    for (int part = 0; part < MODEL_PARTS && found < 2; part++) {
+        char *path = part_find(folder, (enum model_part)part, NULL);
+        found += path != NULL;
+        free(path);
+    }
+    return found >= 2;
+}
+
 bool inspect_is_model(const char *path) {
     static const char *const signs[] = {"model_index.json", "limn.json", "transformer", "text_encoder",
                                         "vae"};
@@ -305,7 +388,7 @@ bool inspect_is_model(const char *path) {
         found = inner && (i < 2 ? file_exists(inner) : folder_exists(inner));
         free(inner);
     }
-    return found;
+    return found || (folder_exists(path) && holds_parts(path));
 }
 
 static void inspect_index(struct inspection *inspection, json_t *report) {

@@ -2,6 +2,8 @@
 #include "flux/autoencoder.h"
 #include "base/file.h"
 #include "flux/autoencoder_inside.h"
+#include "weights/layout.h"
+#include "weights/parts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,34 +48,45 @@ static bool load_batch_norm(struct autoencoder *autoencoder, const struct checkp
     return true;
 }
 
-static bool load(struct autoencoder *autoencoder, const char *folder, enum compute compute,
-                 struct error *error) {
-    char *path = path_join(folder, "config.json"), *text = NULL;
+// From config.json, or off the tensors where [config] is NULL.
+static bool read_config(struct autoencoder *autoencoder, const char *config,
+                        const struct checkpoint *checkpoint, struct error *error) {
+    char *text = NULL;
     size_t size = 0;
-    bool ok = path != NULL || error_set(error, ERROR_MEMORY, "no memory for an autoencoder");
-    ok = ok && file_read(path, CONFIG_BYTES_MOST, &text, &size, error) &&
-         autoencoder_config_parse(path, text, size, &autoencoder->config, error);
+    if (!config) return autoencoder_derive(checkpoint, &autoencoder->config, error);
+    bool ok = file_read(config, CONFIG_BYTES_MOST, &text, &size, error) &&
+              autoencoder_config_parse(config, text, size, &autoencoder->config, error);
     free(text);
-    free(path);
-    if (!ok) return false;
-    struct checkpoint *checkpoint = checkpoint_open(folder, error);
+    return ok;
+}
+
+static bool load(struct autoencoder *autoencoder, const char *path, enum compute compute,
+                 struct error *error) {
+    struct checkpoint *checkpoint = layout_open(path, PART_AUTOENCODER, NULL, error);
     if (!checkpoint) return false;
-    fill_shape(autoencoder, checkpoint);
-    ok = load_batch_norm(autoencoder, checkpoint, error) &&
-         half_parts_load(&autoencoder->encoder, checkpoint, &autoencoder->config, false, compute,
-                         autoencoder->device, error) &&
-         half_parts_load(&autoencoder->decoder, checkpoint, &autoencoder->config, true, compute,
-                         autoencoder->device, error);
+    char *config = part_config(path);
+    bool ok = read_config(autoencoder, config, checkpoint, error);
+    free(config);
+    if (ok) {
+        fill_shape(autoencoder, checkpoint);
+        ok = load_batch_norm(autoencoder, checkpoint, error) &&
+             half_parts_load(&autoencoder->encoder, checkpoint, &autoencoder->config, false, compute,
+                             autoencoder->device, error) &&
+             half_parts_load(&autoencoder->decoder, checkpoint, &autoencoder->config, true, compute,
+                             autoencoder->device, error);
+        if (!ok) error_prefix(error, "%s", path);
+    }
     checkpoint_release_pages(checkpoint);
     checkpoint_close(checkpoint); // everything was copied
-    return ok || error_prefix(error, "%s", folder);
+    return ok;
 }
 
 struct autoencoder *autoencoder_open(const char *folder, struct device *device, enum compute compute,
                                      struct error *error) {
+    char *path = part_find(folder, PART_AUTOENCODER, error);
+    if (!path) return NULL;
     struct autoencoder *autoencoder = calloc(1, sizeof *autoencoder);
-    char *path = path_join(folder, "vae");
-    bool ok = (autoencoder && path) || error_set(error, ERROR_MEMORY, "no memory for an autoencoder");
+    bool ok = autoencoder || error_set(error, ERROR_MEMORY, "no memory for an autoencoder");
     if (ok) {
         autoencoder->device = device;
         autoencoder->type = compute_dtype(compute);

@@ -19,7 +19,7 @@ struct autoencoder_shape {
     int64_t parameters;
 };
 
-// Maps [folder]/vae and repacks the convolution weights for [compute]. [device] must outlive it.
+// Maps the autoencoder of the model folder [folder] (weights/parts.h says where it may lie) and repacks the convolution weights for [compute]. [device] must outlive it.
 struct autoencoder *autoencoder_open(const char *folder, struct device *device, enum compute compute,
                                      struct error *error);
 void autoencoder_close(struct autoencoder *autoencoder);

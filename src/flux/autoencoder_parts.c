@@ -58,6 +58,10 @@ static bool load_conv(const struct loader *loader, struct conv *to, struct conv 
     struct tensor weights;
     if (!checkpoint_get(loader->checkpoint, &weights, rank, shape, loader->error, "%s.weight", name))
         return false;
+    if (weights.scales || weights.type > DTYPE_BOOL)
+        return error_set(loader->error, ERROR_UNSUPPORTED,
+                         "tensor \"%s.weight\": stored as %s%s, expected a convolution in F32, F16 or BF16",
+                         name, dtype_info(weights.type)->name, weights.scales ? " with scales" : "");
     weights.rank = 4;
     weights.shape[0] = conv.out;
     weights.shape[1] = conv.in;

@@ -41,6 +41,10 @@ struct half_parts {
     struct conv quant; // behind an encoder, before a decoder; packed is NULL where there is none
 };
 
+// The configuration that the tensors of a checkpoint in diffusers' names show; what they do not is FLUX.2's.
+bool autoencoder_derive(const struct checkpoint *checkpoint, struct autoencoder_config *config,
+                        struct error *error);
+
 // Reads and packs the weights of one half for [compute]. The tensors' names are those of diffusers; every shape is
 // checked against the config. What was loaded is freed by half_parts_free, also after a failure.
 bool half_parts_load(struct half_parts *parts, const struct checkpoint *checkpoint,

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JSON_BYTES_MOST = 1 << 20, TEXT_LENGTH_MOST = 8192, TAP_MOST = 1024 };
+enum { JSON_BYTES_MOST = 1 << 20, TEXT_LENGTH_MOST = 8192, TAP_MOST = 1024, MESSAGE_BYTES_MOST = 64 << 10 };
 
 // --------------------------------------------------------------------------------------------------- model_index.json
 
@@ -36,8 +36,8 @@ bool model_index_check(const char *folder, struct error *error) {
     char *path = path_join(folder, "model_index.json"), *json = NULL;
     size_t size = 0;
     if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
-    bool good =
-        file_read(path, JSON_BYTES_MOST, &json, &size, error) && model_index_parse(path, json, size, error);
+    bool good = !file_exists(path) || (file_read(path, JSON_BYTES_MOST, &json, &size, error) &&
+                                       model_index_parse(path, json, size, error));
     free(json);
     free(path);
     return good;
@@ -147,9 +147,10 @@ static bool read_steps(struct json_place place, struct model_settings *settings,
     return true;
 }
 
-static bool read_system_message(struct json_place place, struct model_settings *settings,
+// [beside]: what system_message.txt holds, NULL where there is none.
+static bool read_system_message(struct json_place place, const char *beside, struct model_settings *settings,
                                 struct error *error) {
-    const char *text = NULL;
+    const char *text = beside;
     if (!json_get_string(place, "system_message", JSON_OPTIONAL, &text, error)) return false;
     if (!text)
         return error_set_field(
@@ -161,7 +162,7 @@ static bool read_system_message(struct json_place place, struct model_settings *
     return settings->system_message || error_set(error, ERROR_MEMORY, "not enough memory for %s", place.name);
 }
 
-static bool read_settings(struct json_place place, const char *fallback_name,
+static bool read_settings(struct json_place place, const char *fallback_name, const char *system_message,
                           const struct transformer_shape *shape, struct model_settings *settings,
                           struct error *error) {
     bool dev = is_flux2_dev(shape);
@@ -181,21 +182,27 @@ static bool read_settings(struct json_place place, const char *fallback_name,
            json_get_integer(place, "reference_area", JSON_OPTIONAL, 1024,
                             (int64_t)LIMN_SIDE_MOST * LIMN_SIDE_MOST, &settings->reference_area, error) &&
            json_get_bool(place, "trained", JSON_OPTIONAL, &settings->trained, error) &&
-           read_system_message(place, settings, error);
+           read_system_message(place, system_message, settings, error);
+}
+
+static bool parse_settings(const char *name, const char *json, size_t size, const char *fallback_name,
+                           const char *system_message, const struct transformer_shape *shape,
+                           struct model_settings *settings, struct error *error) {
+    *settings = (struct model_settings){0};
+    json_t *root = json_parse(name, json, size, error);
+    if (!root) return false;
+    bool good = json_is_object(root) ? read_settings((struct json_place){root, name}, fallback_name,
+                                                     system_message, shape, settings, error)
+                                     : error_set(error, ERROR_INPUT, "%s: expected an object", name);
+    json_decref(root);
+    if (!good) model_settings_free(settings);
+    return good;
 }
 
 bool model_settings_parse(const char *name, const char *json, size_t size, const char *fallback_name,
                           const struct transformer_shape *shape, struct model_settings *settings,
                           struct error *error) {
-    *settings = (struct model_settings){0};
-    json_t *root = json_parse(name, json, size, error);
-    if (!root) return false;
-    bool good = json_is_object(root)
-                    ? read_settings((struct json_place){root, name}, fallback_name, shape, settings, error)
-                    : error_set(error, ERROR_INPUT, "%s: expected an object", name);
-    json_decref(root);
-    if (!good) model_settings_free(settings);
-    return good;
+    return parse_settings(name, json, size, fallback_name, NULL, shape, settings, error);
 }
 
 // "a/b/" and "a/b" are "b".
@@ -207,16 +214,34 @@ static void folder_name(const char *folder, char *name, size_t size) {
     snprintf(name, size, "%.*s", (int)(end - begin), folder + begin);
 }
 
+// system_message.txt as it stands, without the line's end that an editor puts behind the last line. *text: NULL where there is no
+// such file.
+static bool read_message_file(const char *folder, char **text, struct error *error) {
+    char *path = path_join(folder, "system_message.txt");
+    size_t size = 0;
+    *text = NULL;
+    if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
+    bool good = !file_exists(path) || file_read(path, MESSAGE_BYTES_MOST, text, &size, error);
+    if (good && size > 0 && (*text)[size - 1] == '\n') (*text)[--size] = 0;
+    if (good && *text && (size == 0 || strlen(*text) != size))
+        good = error_set_field(error, ERROR_INPUT, "system_message", "%s: %s, expected a text", path,
+                               size == 0 ? "empty" : "a byte of 0 in it");
+    free(path);
+    return good;
+}
+
 bool model_settings_read(const char *folder, const struct transformer_shape *shape,
                          struct model_settings *settings, struct error *error) {
-    char name[64], *json = NULL;
+    char name[64], *json = NULL, *message = NULL;
     size_t size = 2;
     *settings = (struct model_settings){0};
     char *path = path_join(folder, "limn.json");
     if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
     folder_name(folder, name, sizeof name);
-    bool good = !file_exists(path) || file_read(path, JSON_BYTES_MOST, &json, &size, error);
-    if (good) good = model_settings_parse(path, json ? json : "{}", size, name, shape, settings, error);
+    bool good = read_message_file(folder, &message, error) &&
+                (!file_exists(path) || file_read(path, JSON_BYTES_MOST, &json, &size, error));
+    if (good) good = parse_settings(path, json ? json : "{}", size, name, message, shape, settings, error);
+    free(message);
     free(json);
     free(path);
     return good;

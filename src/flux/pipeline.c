@@ -3,9 +3,7 @@
 
 #include "flux/references.h"
 #include "flux/schedule.h"
-#include "weights/checkpoint.h"
-
-#include "base/file.h"
+#include "weights/parts.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -44,9 +42,9 @@ static bool check_parts(const struct pipeline *pipeline, const char *folder, str
 }
 
 // Opened a second time for its header only: the text encoder keeps no count.
-static int64_t count_parameters(const char *folder, const char *part) {
-    char *path = path_join(folder, part);
-    struct checkpoint *checkpoint = path ? checkpoint_open(path, NULL) : NULL;
+static int64_t count_parameters(const char *folder) {
+    char *path = part_find(folder, PART_TEXT_ENCODER, NULL);
+    struct checkpoint *checkpoint = path ? layout_open(path, PART_TEXT_ENCODER, NULL, NULL) : NULL;
     int64_t count = 0;
     for (int64_t i = 0; checkpoint && i < checkpoint_count(checkpoint); i++)
         count += tensor_values(&checkpoint_entry(checkpoint, i)->tensor);
@@ -79,7 +77,7 @@ static bool open_parts(struct pipeline *pipeline, const char *folder, const stru
     pipeline->autoencoder = autoencoder_open(folder, pipeline->device, pipeline->compute, error);
     if (!pipeline->autoencoder) return false;
     pipeline->encodings = encodings_open(options->cache_bytes);
-    pipeline->text_parameters = count_parameters(folder, "text_encoder");
+    pipeline->text_parameters = count_parameters(folder);
     workspace_trim(pipeline->device);
     return check_parts(pipeline, folder, error);
 }

@@ -12,7 +12,7 @@
 
 struct transformer;
 
-// Read from config.json and checked against the tensor shapes.
+// Read from config.json and checked against the tensor shapes, or read off these where there is no config.json.
 struct transformer_shape {
     int64_t hidden, heads, head_dim;
     int64_t double_blocks, single_blocks;
@@ -32,7 +32,7 @@ struct transformer_shape {
 bool transformer_config_parse(const char *name, const char *json, size_t size,
                               struct transformer_shape *shape, struct error *error);
 
-// Maps the weights of [folder]/transformer. [device] must outlive it. Errors name the file and the field, or the tensor with the
+// Maps the weights of the transformer in the model folder [folder] (weights/parts.h says where it may lie). [device] must outlive it. Errors name the file and the field, or the tensor with the
 // shape it has and the one expected.
 struct transformer *transformer_open(const char *folder, struct device *device, struct error *error);
 void transformer_close(struct transformer *transformer); // NULL is fine

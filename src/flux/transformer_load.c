@@ -1,9 +1,11 @@
-// Opening the transformer of a diffusers folder: config.json, then every tensor by name with its shape checked, the fused ones
-// split into row views. Relies on weights, base.
+// Opening a transformer: its shape from config.json or from the tensors, then every tensor by name with its shape checked, the
+// fused ones split into row views. Relies on weights, base.
 #include "flux/transformer_parts.h"
 
 #include "base/file.h"
 #include "base/json.h"
+#include "weights/layout.h"
+#include "weights/parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +174,11 @@ __attribute__((format(printf, 6, 7))) static bool get_linear(struct transformer 
     struct weight_rows rows = {0};
     if (!get_rows(t, name, out, in, &rows, error)) return false;
     *linear = linear_of(rows, in);
+    if (checkpoint_find(t->checkpoint, name)->halves_swapped) {
+        linear->part_count = 2;
+        linear->parts[0] = rows_from(rows, out / 2, out / 2);
+        linear->parts[1] = rows_from(rows, 0, out / 2);
+    }
     return true;
 }
 
@@ -292,20 +299,28 @@ static bool check_depth(const struct transformer *t, const char *config, struct 
     return true;
 }
 
-static bool load(struct transformer *t, const char *folder, const char *config_path, struct error *error) {
+static bool read_shape(struct transformer *t, const char *config, struct error *error) {
     char *json = NULL;
     size_t size = 0;
-    if (!file_read(config_path, CONFIG_BYTES_MOST, &json, &size, error)) return false;
-    bool read = transformer_config_parse(config_path, json, size, &t->shape, error);
+    bool read = file_read(config, CONFIG_BYTES_MOST, &json, &size, error) &&
+                transformer_config_parse(config, json, size, &t->shape, error);
     free(json);
+    return read;
+}
+
+static bool load(struct transformer *t, const char *path, struct error *error) {
+    char *config = part_config(path);
+    bool read = !config || read_shape(t, config, error);
+    if (read) t->checkpoint = layout_open(path, PART_TRANSFORMER, NULL, error);
+    read = t->checkpoint &&
+           (config ? check_depth(t, config, error) : transformer_derive(t->checkpoint, &t->shape, error));
+    free(config);
     if (!read) return false;
-    t->checkpoint = checkpoint_open(folder, error);
-    if (!t->checkpoint) return false;
     t->double_blocks = calloc((size_t)t->shape.double_blocks + 1, sizeof(*t->double_blocks));
     t->single_blocks = calloc((size_t)t->shape.single_blocks + 1, sizeof(*t->single_blocks));
     if (!t->double_blocks || !t->single_blocks)
-        return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
-    if (!check_depth(t, config_path, error) || !get_shared(t, error)) return false;
+        return error_set(error, ERROR_MEMORY, "not enough memory to open %s", path);
+    if (!get_shared(t, error)) return false;
     for (int64_t i = 0; i < t->shape.double_blocks; i++)
         if (!get_double_block(t, i, error)) return false;
     for (int64_t i = 0; i < t->shape.single_blocks; i++)
@@ -317,15 +332,16 @@ static bool load(struct transformer *t, const char *folder, const char *config_p
 }
 
 struct transformer *transformer_open(const char *folder, struct device *device, struct error *error) {
+    char *path = part_find(folder, PART_TRANSFORMER, error);
+    if (!path) return NULL;
     struct transformer *t = calloc(1, sizeof(*t));
-    char *path = path_join(folder, "transformer"), *config = path ? path_join(path, "config.json") : NULL;
     bool loaded = false;
-    if (t) t->device = device;
-    if (t && config)
-        loaded = load(t, path, config, error);
-    else
+    if (t) {
+        t->device = device;
+        loaded = load(t, path, error);
+    } else {
         error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
-    free(config);
+    }
     free(path);
     if (loaded) return t;
     transformer_close(t);

@@ -51,4 +51,9 @@ struct transformer {
     size_t owned_count, owned_capacity;
 };
 
+// The shape that the tensors of a checkpoint in diffusers' names show; what they do not is FLUX.2's. sixteen_bit and parameters
+// are left false and 0.
+bool transformer_derive(const struct checkpoint *checkpoint, struct transformer_shape *shape,
+                        struct error *error);
+
 #endif

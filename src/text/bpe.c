@@ -73,8 +73,7 @@ static size_t table_size(size_t count) {
     return size;
 }
 
-// The code point that spells a byte.
-static int32_t byte_point(int byte) {
+int32_t bpe_byte_point(int byte) {
     bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
     if (printable) return byte;
     if (byte <= 32) return 0x100 + byte;
@@ -85,7 +84,7 @@ static int32_t byte_point(int byte) {
 static bool add_bytes(struct bpe *bpe, struct token *token) {
     int16_t bytes_of[0x144];
     memset(bytes_of, 0xff, sizeof bytes_of);
-    for (int byte = 0; byte < 256; byte++) bytes_of[byte_point(byte)] = (int16_t)byte;
+    for (int byte = 0; byte < 256; byte++) bytes_of[bpe_byte_point(byte)] = (int16_t)byte;
     token->bytes = (uint32_t)bpe->texts.length;
     if (!buffer_reserve(&bpe->texts, token->spelling_size)) return false;
     const char *text = bpe->texts.data + token->spelling;
@@ -154,7 +153,7 @@ static bool read_vocabulary(struct bpe *bpe, struct json_place place, struct err
         (json_t *)vocabulary, text,
         value) if (!add_token(bpe, place, text, json_integer_value(value), error)) return false;
     for (int byte = 0; byte < 256; byte++) {
-        size_t length = utf8_encode(byte_point(byte), bpe->byte_spelling[byte]);
+        size_t length = utf8_encode(bpe_byte_point(byte), bpe->byte_spelling[byte]);
         bpe->byte_ids[byte] = bpe_find(bpe, bpe->byte_spelling[byte], length);
     }
     return true;

@@ -17,6 +17,8 @@ struct bpe; // immutable after opening
 struct bpe *bpe_open(struct json_place place, struct error *error);
 void bpe_close(struct bpe *bpe); // NULL is fine
 
+int32_t bpe_byte_point(int byte); // the code point that spells a byte
+
 int32_t bpe_vocabulary(const struct bpe *bpe);                           // highest id + 1
 int32_t bpe_find(const struct bpe *bpe, const char *token, size_t size); // in the file's spelling; -1
 // The bytes that a token stands for (borrowed); NULL for an id without a token.

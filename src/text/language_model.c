@@ -1,7 +1,8 @@
 // The decoder described in language_model.h, written against ops.h.
 #include "text/language_model.h"
 #include "base/file.h"
-#include "weights/checkpoint.h"
+#include "weights/layout.h"
+#include "weights/parts.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -23,11 +24,12 @@ struct language_model {
     struct language_model_config config;
     struct device *device;
     struct checkpoint *checkpoint;
-    const char *prefix; // of tensor names
+    const char *prefix;        // of tensor names
+    enum rope_pairing pairing; // in which the rows of q and k lie
     struct weight_rows embedding;
     int64_t layer_count; // opened
     struct layer *layers;
-    const float *final_norm; // NULL unless all layers are opened
+    const float *final_norm; // NULL unless all layers are opened and there is one
     void **owned;            // device memory
     size_t owned_count, owned_capacity;
 };
@@ -146,45 +148,54 @@ static bool find_prefix(struct language_model *model, const char *folder, struct
         folder);
 }
 
-static bool read_config(struct language_model *model, const char *folder, struct error *error) {
-    char *path = path_join(folder, "config.json"), *text = NULL;
+static bool parse_config(struct language_model *model, const char *config, struct error *error) {
+    char *text = NULL;
     size_t size = 0;
-    if (!path) return error_set(error, ERROR_MEMORY, "%s: out of memory", folder);
-    bool done = file_read(path, CONFIG_BYTES_MOST, &text, &size, error) &&
-                language_model_config_parse(path, text, size, &model->config, error);
-    if (done && model->layer_count > model->config.layers)
-        done = error_set(error, ERROR_INPUT,
-                         "%s: num_hidden_layers is %lld, expected at least %lld, which a tap asks for", path,
-                         (long long)model->config.layers, (long long)model->layer_count);
+    bool done = file_read(config, CONFIG_BYTES_MOST, &text, &size, error) &&
+                language_model_config_parse(config, text, size, &model->config, error);
     free(text);
-    free(path);
     return done;
 }
 
-static bool open_weights(struct language_model *model, const char *folder, struct error *error) {
+// The configuration from config.json, which is read before the weights are opened, or from the weights.
+static bool open_checkpoint(struct language_model *model, const char *path, struct error *error) {
+    char *config = part_config(path);
+    struct layout layout;
+    bool done = !config || parse_config(model, config, error);
+    done = done && (model->checkpoint = layout_open(path, PART_TEXT_ENCODER, &layout, error)) &&
+           find_prefix(model, path, error) &&
+           (config || language_model_config_derive(model->checkpoint, model->prefix, &model->config, error));
+    if (done) model->pairing = layout.rope_interleaved ? ROPE_INTERLEAVED : ROPE_HALVES;
+    if (done && model->layer_count > model->config.layers)
+        done = error_set(error, ERROR_INPUT, "%s: %s is %lld, expected at least %lld, which a tap asks for",
+                         config ? config : path, config ? "num_hidden_layers" : "its number of layers",
+                         (long long)model->config.layers, (long long)model->layer_count);
+    free(config);
+    return done;
+}
+
+static bool open_weights(struct language_model *model, const char *path, struct error *error) {
     const struct language_model_config *config = &model->config;
-    model->checkpoint = checkpoint_open(folder, error);
-    if (!model->checkpoint || !find_prefix(model, folder, error)) return false;
     model->layers = calloc((size_t)model->layer_count + 1, sizeof *model->layers);
-    if (!model->layers) return error_set(error, ERROR_MEMORY, "%s: out of memory", folder);
+    if (!model->layers) return error_set(error, ERROR_MEMORY, "%s: out of memory", path);
     bool done =
         open_rows(model, config->vocabulary, config->hidden, "embed_tokens.weight", &model->embedding, error);
     for (int64_t i = 0; done && i < model->layer_count; i++) done = open_layer(model, i, error);
-    if (done && model->layer_count == config->layers)
+    if (done && model->layer_count == config->layers && !config->pruned)
         done = open_norm(model, config->hidden, "norm.weight", &model->final_norm, error);
     return done;
 }
 
-struct language_model *language_model_open(const char *folder, int64_t layers, struct device *device,
+struct language_model *language_model_open(const char *path, int64_t layers, struct device *device,
                                            struct error *error) {
     struct language_model *model = calloc(1, sizeof *model);
     if (!model) {
-        error_set(error, ERROR_MEMORY, "%s: out of memory", folder);
+        error_set(error, ERROR_MEMORY, "%s: out of memory", path);
         return NULL;
     }
     model->device = device;
     model->layer_count = layers;
-    if (read_config(model, folder, error) && open_weights(model, folder, error)) return model;
+    if (open_checkpoint(model, path, error) && open_weights(model, path, error)) return model;
     language_model_close(model);
     return NULL;
 }
@@ -271,9 +282,9 @@ static void attend(const struct run *run, const struct layer *layer) {
     ops->rms_norm(run->device, run->attending, layer->input_norm, eps, normed);
     multiply(run, &layer->qkv, normed, EPILOGUE_STORE, run->qkv);
     ops->norm_rope(run->device, queries, (int)config->heads, layer->query_norm, eps, run->cosines, run->sines,
-                   ROPE_HALVES);
+                   run->model->pairing);
     ops->norm_rope(run->device, keys, (int)config->kv_heads, layer->key_norm, eps, run->cosines, run->sines,
-                   ROPE_HALVES);
+                   run->model->pairing);
     ops->attention(run->device, &attention, queries, keys, values, run->mixed);
     multiply(run, &layer->output, run->mixed, EPILOGUE_ADD, run->attending);
 }
@@ -296,7 +307,7 @@ static void tap(const struct run *run, const struct language_model_input *input,
     for (int i = 0; i < input->tap_count; i++) {
         if (input->taps[i] != depth) continue;
         struct matrix to = matrix_cols(output, i * model->config.hidden, model->config.hidden);
-        if (depth == model->config.layers)
+        if (depth == model->config.layers && model->final_norm)
             run->device->ops->rms_norm(run->device, run->stream, model->final_norm, (float)model->config.eps,
                                        to);
         else

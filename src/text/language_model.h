@@ -21,6 +21,7 @@ struct language_model_config {
     int64_t layers, heads, kv_heads, head_dim;
     int64_t window; // the most tokens that a query sees; 0: all
     double eps, rope_theta;
+    bool pruned; // the file has no layers behind these and no final norm: the last one is none of the model's
 };
 
 // Reads a config.json: model_type mistral3 (the decoder is in text_config), mistral or qwen3. What is absent has the value
@@ -28,12 +29,19 @@ struct language_model_config {
 bool language_model_config_parse(const char *name, const char *json, size_t size,
                                  struct language_model_config *config, struct error *error);
 
+// The same off the tensors of a checkpoint that has no config.json, whose names begin with [prefix]: Mistral, or Qwen3 where
+// there are norms on queries and keys. What tensors do not show is taken from the keys of a GGUF file, else: Mistral heads
+// of 128, rope_theta 1e9, eps 1e-5; Qwen3 rope_theta 1e6, eps 1e-6.
+struct checkpoint;
+bool language_model_config_derive(const struct checkpoint *checkpoint, const char *prefix,
+                                  struct language_model_config *config, struct error *error);
+
 struct language_model;
 
-// Opens [folder] (config.json and safetensors) for runs of the first [layers] layers. The weights are mapped; only those of
+// Opens [path] (a folder or a file, in any layout that weights/layout.h knows, with or without a config.json) for runs of the first [layers] layers. The weights are mapped; only those of
 // these layers must be there. Tensor names may begin with "language_model.model.", "model.language_model.", "model." or
 // nothing. The final norm is wanted only where [layers] is all of them. [device] must outlive the model.
-struct language_model *language_model_open(const char *folder, int64_t layers, struct device *device,
+struct language_model *language_model_open(const char *path, int64_t layers, struct device *device,
                                            struct error *error);
 void language_model_close(struct language_model *model); // NULL is fine
 

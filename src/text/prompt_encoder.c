@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/file.h"
 #include "text/language_model.h"
+#include "weights/parts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -71,14 +72,13 @@ static bool check_tokens(struct prompt_encoder *encoder, const char *folder, str
 }
 
 static bool open_parts(struct prompt_encoder *encoder, const char *folder, int deepest, struct error *error) {
-    char *tokenizer = path_join(folder, "tokenizer"), *model = path_join(folder, "text_encoder");
-    if (!tokenizer || !model) {
-        error_set(error, ERROR_MEMORY, "%s: out of memory", folder);
-    } else if ((encoder->tokenizer = tokenizer_open(tokenizer, error))) {
+    char *tokenizer = part_find_tokenizer(folder, error);
+    char *model = tokenizer ? part_find(folder, PART_TEXT_ENCODER, error) : NULL;
+    if (model && (encoder->tokenizer = tokenizer_open(tokenizer, error))) {
         encoder->model = language_model_open(model, deepest, encoder->device, error);
         if (encoder->model && language_model_config(encoder->model)->kind != LANGUAGE_MODEL_MISTRAL) {
             error_set(error, ERROR_UNSUPPORTED,
-                      "%s/config.json: a text encoder whose chat template is not known, expected mistral3 or "
+                      "%s: a text encoder whose chat template is not known, expected mistral3 or "
                       "mistral",
                       model);
             language_model_close(encoder->model);

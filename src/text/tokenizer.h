@@ -1,4 +1,5 @@
-// Byte-level BPE tokenizers as tokenizer.json describes them. Relies on base, PCRE2 (PCRE2_UCP), utf8proc.
+// Byte-level BPE tokenizers as tokenizer.json describes them, and as GGUF files, tekken.json and ComfyUI's text encoder files
+// have them. Relies on base, weights, PCRE2 (PCRE2_UCP), utf8proc.
 #ifndef LIMN_TEXT_TOKENIZER_H
 #define LIMN_TEXT_TOKENIZER_H
 
@@ -15,11 +16,12 @@ struct token_list {
     int64_t count, capacity;
 };
 
-// Opens tokenizer.json (or the folder that holds it). Accepted: model BPE with merges as "a b" strings or pairs;
+// Opens a tokenizer.json, a tekken.json, a GGUF file with "tokenizer.ggml.tokens" or a safetensors file with the tensor
+// "tekken_model"; of a folder: its tokenizer.json, else its tekken.json, else its weights. Of a tokenizer.json accepted: model BPE with merges as "a b" strings or pairs;
 // pre-tokenizers Split (Regex or String, every behaviour), ByteLevel at the end, and Sequences of them; normalisers none or
 // NFC; added tokens with all their flags. Anything else is an error that names it.
 struct tokenizer *tokenizer_open(const char *path, struct error *error);
-// The same from memory, for tests and fuzzing.
+// The same from memory, a tokenizer.json or tekken.json.
 struct tokenizer *tokenizer_parse(const char *name, const char *json, size_t size, struct error *error);
 void tokenizer_close(struct tokenizer *tokenizer);
 

@@ -1,9 +1,7 @@
-// Named tensors from files: opening, shard sets, looking up. Relies on base, tensor, safetensors_header.h.
+// Named tensors from files: opening, shard sets, looking up. Relies on base, tensor, safetensors_header.h, gguf.h.
 #include "weights/checkpoint.h"
-#include "base/arena.h"
-#include "base/file.h"
 #include "base/json.h"
-#include "weights/safetensors_header.h"
+#include "weights/checkpoint_inside.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -14,24 +12,8 @@
 enum { INDEX_BYTES_MOST = 32 << 20, SHARDS_MOST = 4096 };
 
 static const char suffix[] = ".safetensors";
+static const char gguf_suffix[] = ".gguf";
 static const char index_suffix[] = ".safetensors.index.json";
-
-struct shard {
-    const char *file; // path; in the arena
-    struct file_map map;
-    struct safetensors_header header;
-};
-
-struct checkpoint {
-    const char *name; // the file or folder, for messages; in the arena
-    struct arena arena;
-    struct checkpoint_entry *entries; // by name
-    int64_t count;
-    struct shard *shards;
-    int shard_count;
-    struct checkpoint_metadata_pair *metadata;
-    int64_t metadata_count;
-};
 
 static struct checkpoint *checkpoint_new(const char *name, struct error *error) {
     struct checkpoint *checkpoint = calloc(1, sizeof *checkpoint);
@@ -55,6 +37,7 @@ void checkpoint_close(struct checkpoint *checkpoint) {
     free(checkpoint->shards);
     free(checkpoint->entries);
     free(checkpoint->metadata);
+    gguf_free(&checkpoint->gguf);
     arena_free(&checkpoint->arena);
     free(checkpoint);
 }
@@ -75,13 +58,48 @@ static void adopt(struct checkpoint *checkpoint, struct safetensors_header *head
     *header = (struct safetensors_header){0};
 }
 
+// What a GGUF file says of itself, as pairs of text; tokens and merges by their number only.
+static bool gguf_metadata(struct checkpoint *checkpoint, struct error *error) {
+    const struct gguf *gguf = &checkpoint->gguf;
+    checkpoint->metadata = calloc((size_t)gguf->value_count + 1, sizeof *checkpoint->metadata);
+    if (!checkpoint->metadata) return no_memory(checkpoint, error);
+    for (int64_t i = 0; i < gguf->value_count; i++) {
+        const char *text = gguf_value_text(&gguf->values[i], &checkpoint->arena);
+        if (!text) return no_memory(checkpoint, error);
+        checkpoint->metadata[checkpoint->metadata_count++] =
+            (struct checkpoint_metadata_pair){gguf->values[i].key, text};
+    }
+    return true;
+}
+
+// Reads a whole file image as what its first bytes say it is.
+static bool read_image(struct checkpoint *checkpoint, const char *file, const void *data, size_t size,
+                       struct error *error) {
+    struct safetensors_header header;
+    if (!gguf_begins(data, size)) {
+        if (!safetensors_header_read(file, data, size, &checkpoint->arena, &header, error)) return false;
+        adopt(checkpoint, &header);
+        return true;
+    }
+    checkpoint->is_gguf = true;
+    if (!gguf_read(file, data, size, &checkpoint->arena, &checkpoint->gguf, error)) return false;
+    checkpoint->entries = checkpoint->gguf.entries;
+    checkpoint->count = checkpoint->gguf.count;
+    checkpoint->gguf.entries = NULL;
+    checkpoint->gguf.count = 0;
+    int64_t parts = 1;
+    return gguf_metadata(checkpoint, error) &&
+           gguf_get_integer(&checkpoint->gguf, file, "split.count", 0, 65535, &parts, error) &&
+           (parts <= 1 || error_set(error, ERROR_UNSUPPORTED,
+                                    "%s: is one of %lld parts of a split GGUF file, expected a whole one "
+                                    "(llama-gguf-split --merge)",
+                                    file, (long long)parts));
+}
+
 struct checkpoint *checkpoint_parse(const char *name, const void *data, size_t size, struct error *error) {
     struct checkpoint *checkpoint = checkpoint_new(name, error);
     if (!checkpoint) return NULL;
-    struct safetensors_header header;
-    bool done = safetensors_header_read(checkpoint->name, data, size, &checkpoint->arena, &header, error);
-    if (done) adopt(checkpoint, &header);
-    return finished(checkpoint, done);
+    return finished(checkpoint, read_image(checkpoint, checkpoint->name, data, size, error));
 }
 
 static bool shard_open(struct checkpoint *checkpoint, struct shard *shard, struct error *error) {
@@ -99,9 +117,10 @@ static struct checkpoint *open_single(const char *path, struct error *error) {
         return finished(checkpoint, false);
     }
     checkpoint->shard_count = 1;
-    checkpoint->shards[0].file = checkpoint->name;
-    bool done = shard_open(checkpoint, &checkpoint->shards[0], error);
-    if (done) adopt(checkpoint, &checkpoint->shards[0].header);
+    struct shard *shard = &checkpoint->shards[0];
+    shard->file = checkpoint->name;
+    bool done = file_map(shard->file, &shard->map, error) &&
+                read_image(checkpoint, shard->file, shard->map.data, shard->map.size, error);
     return finished(checkpoint, done);
 }
 
@@ -247,7 +266,7 @@ static struct checkpoint *open_index(const char *path, const char *index, struct
 
 // ------------------------------------------------------------------------------------------------------------- opening
 
-// The only .safetensors file in a folder, in fresh memory. NULL with an error for none or several.
+// The only weight file in a folder, in fresh memory. NULL with an error for none or several.
 static char *only_file(const char *folder, struct error *error) {
     DIR *open = opendir(folder);
     if (!open) {
@@ -258,7 +277,8 @@ static char *only_file(const char *folder, struct error *error) {
     int count = 0;
     bool memory = true;
     for (struct dirent *entry; memory && (entry = readdir(open));) {
-        if (!ends_with(entry->d_name, suffix) || entry->d_name[0] == '.') continue;
+        bool weights = ends_with(entry->d_name, suffix) || ends_with(entry->d_name, gguf_suffix);
+        if (!weights || entry->d_name[0] == '.') continue;
         if (count++ == 0) {
             found = path_join(folder, entry->d_name);
             memory = found != NULL;
@@ -273,10 +293,10 @@ static char *only_file(const char *folder, struct error *error) {
         error_set(error, ERROR_NOT_FOUND,
                   "%s: no weights, expected diffusion_pytorch_model.safetensors or model.safetensors, whole "
                   "or as shards with "
-                  "an .index.json, or one other .safetensors file",
+                  "an .index.json, or one other .safetensors or .gguf file",
                   folder);
     } else {
-        error_set(error, ERROR_INPUT, "%s: %d .safetensors files and no index, expected one", folder, count);
+        error_set(error, ERROR_INPUT, "%s: %d weight files and no index, expected one", folder, count);
     }
     return NULL;
 }
@@ -314,6 +334,14 @@ struct checkpoint *checkpoint_open(const char *path, struct error *error) {
 
 // ---------------------------------------------------------------------------------------------------------- looking up
 
+const struct gguf *checkpoint_gguf(const struct checkpoint *checkpoint) {
+    return checkpoint->is_gguf ? &checkpoint->gguf : NULL;
+}
+
+const char *checkpoint_name(const struct checkpoint *checkpoint) {
+    return checkpoint->name;
+}
+
 int64_t checkpoint_count(const struct checkpoint *checkpoint) {
     return checkpoint->count;
 }
@@ -350,7 +378,7 @@ int checkpoint_files(const struct checkpoint *checkpoint, uint64_t *bytes) {
 
 static bool is_real(enum dtype type) {
     return type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16 || type == DTYPE_F64 ||
-           type == DTYPE_F8_E4M3 || type == DTYPE_F8_E5M2;
+           type == DTYPE_F8_E4M3 || type == DTYPE_F8_E5M2 || type > DTYPE_BOOL;
 }
 
 // The entry of that name if it holds real numbers.
@@ -365,6 +393,15 @@ static const struct checkpoint_entry *find_real(const struct checkpoint *checkpo
     error_set(error, ERROR_INPUT, "%s: tensor \"%s\": type %s, expected real numbers (F32, F16, BF16)",
               entry->file, name, dtype_info(entry->tensor.type)->name);
     return NULL;
+}
+
+// The name of an entry in messages: behind it the one that it has in the file, where that is another.
+static const char *full_name(const struct checkpoint_entry *entry, char *text, size_t size) {
+    if (entry->origin)
+        snprintf(text, size, "\"%s\" (\"%s\" in the file)", entry->name, entry->origin);
+    else
+        snprintf(text, size, "\"%s\"", entry->name);
+    return text;
 }
 
 // A shape as tensor_shape_text writes it, with "any" for -1.
@@ -390,9 +427,10 @@ bool checkpoint_get(const struct checkpoint *checkpoint, struct tensor *tensor, 
     bool fits = entry->tensor.rank == rank;
     for (int i = 0; fits && i < rank; i++) fits = shape[i] < 0 || shape[i] == entry->tensor.shape[i];
     if (!fits) {
-        char found[128], wanted[128];
+        char found[128], wanted[128], called[600];
         wanted_text(rank, shape, wanted, sizeof wanted);
-        return error_set(error, ERROR_INPUT, "%s: tensor \"%s\": shape %s, expected %s", entry->file, full,
+        return error_set(error, ERROR_INPUT, "%s: tensor %s: shape %s, expected %s", entry->file,
+                         full_name(entry, called, sizeof called),
                          tensor_shape_text(&entry->tensor, found, sizeof found), wanted);
     }
     for (int i = 0; i < rank; i++) shape[i] = entry->tensor.shape[i];
@@ -410,9 +448,16 @@ float *checkpoint_get_f32(const struct checkpoint *checkpoint, int64_t values, s
     const struct checkpoint_entry *entry = find_real(checkpoint, full, error);
     if (!entry) return NULL;
     if (tensor_values(&entry->tensor) != values) {
-        char found[128];
-        error_set(error, ERROR_INPUT, "%s: tensor \"%s\": shape %s, expected %lld values", entry->file, full,
+        char found[128], called[600];
+        error_set(error, ERROR_INPUT, "%s: tensor %s: shape %s, expected %lld values", entry->file,
+                  full_name(entry, called, sizeof called),
                   tensor_shape_text(&entry->tensor, found, sizeof found), (long long)values);
+        return NULL;
+    }
+    if (entry->tensor.scales || entry->tensor.type > DTYPE_BOOL) {
+        error_set(error, ERROR_UNSUPPORTED, "%s: tensor \"%s\": stored as %s%s, expected F32, F16 or BF16",
+                  entry->file, full, dtype_info(entry->tensor.type)->name,
+                  entry->tensor.scales ? " with scales" : "");
         return NULL;
     }
     float *decoded = malloc(((size_t)values + 1) * sizeof *decoded);
@@ -436,4 +481,36 @@ void checkpoint_release_pages(const struct checkpoint *checkpoint) {
     for (int i = 0; i < checkpoint->shard_count; i++) {
         file_release_pages(checkpoint->shards[i].map.data, checkpoint->shards[i].map.size);
     }
+}
+
+// --------------------------------------------------------------------------------------------------------- arranging
+
+bool checkpoint_sort(struct checkpoint *checkpoint, struct error *error) {
+    if (checkpoint->count > 1)
+        qsort(checkpoint->entries, (size_t)checkpoint->count, sizeof *checkpoint->entries, entry_by_name);
+    for (int64_t i = 1; i < checkpoint->count; i++) {
+        const struct checkpoint_entry *a = &checkpoint->entries[i - 1], *b = &checkpoint->entries[i];
+        if (strcmp(a->name, b->name) == 0)
+            return error_set(error, ERROR_INPUT, "%s: tensors \"%s\" and \"%s\" stand for the same \"%s\"",
+                             b->file, a->origin ? a->origin : a->name, b->origin ? b->origin : b->name,
+                             b->name);
+    }
+    return true;
+}
+
+bool checkpoint_slice(struct checkpoint *checkpoint, struct tensor *tensor, int64_t first, int64_t count,
+                      struct error *error) {
+    size_t row = tensor->shape[0] > 0 ? tensor->bytes / (size_t)tensor->shape[0] : 0;
+    if (tensor->scales) {
+        struct tensor_scales *scales = arena_alloc(&checkpoint->arena, sizeof *scales);
+        if (!scales) return no_memory(checkpoint, error);
+        *scales = *tensor->scales;
+        if (scales->rows) scales->rows += first * scales->row_stride;
+        scales->first_row += first;
+        tensor->scales = scales;
+    }
+    tensor->data = (const char *)tensor->data + (size_t)first * row;
+    tensor->bytes = (size_t)count * row;
+    tensor->shape[0] = count;
+    return true;
 }

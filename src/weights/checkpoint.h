@@ -1,6 +1,6 @@
-// Named tensors from files: one safetensors file, or a folder of shards. Relies on base, tensor.
+// Named tensors from files: one safetensors or GGUF file, or a folder of shards. Relies on base, tensor.
 //
-// File format (safetensors): u64 little-endian length N of a JSON header, the header, then the data. The header maps a
+// GGUF is described in gguf.h; a file is taken as what its first bytes say, whatever its name. File format (safetensors): u64 little-endian length N of a JSON header, the header, then the data. The header maps a
 // tensor's name to {"dtype", "shape", "data_offsets": [begin, end)} relative to byte 8 + N; "__metadata__" maps strings to
 // strings. A shard set has an index file {"metadata": ..., "weight_map": {tensor: file}}.
 //
@@ -18,23 +18,32 @@ struct checkpoint_entry {
     const char *name;     // owned by the checkpoint
     struct tensor tensor; // data is mapped
     const char *file;     // the file's name, for messages
+    const char *origin;   // its name in the file where a layout has given it another (layout.h), else NULL
+    bool halves_swapped;  // the second half of the rows that the name means lies in front of the first
 };
 
-// Opens a .safetensors file, a .safetensors.index.json, or a folder that holds "<stem>.safetensors" or "<stem>.safetensors.index.json" for a stem
-// among "diffusion_pytorch_model" and "model", or else exactly one .safetensors file. The files are mapped, not read.
+// Opens a .safetensors or GGUF file, a .safetensors.index.json, or a folder that holds "<stem>.safetensors" or
+// "<stem>.safetensors.index.json" for a stem among "diffusion_pytorch_model" and "model", or else exactly one .safetensors
+// or .gguf file. The files are mapped, not read.
 // Errors name the file and the tensor. The caller closes it; tensors live as long as it does.
 struct checkpoint *checkpoint_open(const char *path, struct error *error);
 void checkpoint_close(struct checkpoint *checkpoint); // NULL is fine
 
-// Parses a header from memory, for tests and fuzzing: [data, data + size) is a whole safetensors file that must outlive it.
+// Parses a header from memory, for tests and fuzzing: [data, data + size) is a whole file that must outlive it.
 struct checkpoint *checkpoint_parse(const char *name, const void *data, size_t size, struct error *error);
+
+// The path that it was opened by.
+const char *checkpoint_name(const struct checkpoint *checkpoint);
+// The keys of a GGUF file (gguf.h); NULL for other files.
+struct gguf;
+const struct gguf *checkpoint_gguf(const struct checkpoint *checkpoint);
 
 int64_t checkpoint_count(const struct checkpoint *checkpoint);
 // Entries in order of name, index in [0, count).
 const struct checkpoint_entry *checkpoint_entry(const struct checkpoint *checkpoint, int64_t index);
 // NULL when there is none of that name.
 const struct checkpoint_entry *checkpoint_find(const struct checkpoint *checkpoint, const char *name);
-// Value of a "__metadata__" key, NULL when absent. Of a shard set: the first shard's.
+// Value of a "__metadata__" key, NULL when absent. Of a shard set: the first shard's; of a GGUF file: its keys as text.
 const char *checkpoint_metadata(const struct checkpoint *checkpoint, const char *key);
 
 // All "__metadata__" pairs, index in [0, checkpoint_metadata_count).
@@ -49,7 +58,8 @@ const struct checkpoint_metadata_pair *checkpoint_metadata_pair(const struct che
 int checkpoint_files(const struct checkpoint *checkpoint, uint64_t *bytes);
 
 // Finds a tensor (name by printf) and checks its rank and shape ([shape]: rank values, -1 accepts any and is filled in).
-// False with an error that names file, tensor, and both shapes. Only real-number types pass.
+// False with an error that names file, tensor, and both shapes. Only real-number types pass, block types and tensors with scales among them: whoever reads the
+// values looks at tensor->type and tensor->scales.
 bool checkpoint_get(const struct checkpoint *checkpoint, struct tensor *tensor, int rank, int64_t *shape,
                     struct error *error, const char *name, ...) __attribute__((format(printf, 6, 7)));
 

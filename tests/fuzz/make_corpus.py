@@ -54,6 +54,82 @@ def make_safetensors():
     put("safetensors", "nan", safetensors({"n": tensor("F32", [1], 0, 4)}, struct.pack("<f", float("nan"))))
 
 
+def gguf_text(text):
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_pair(key, kind, value):
+    return gguf_text(key) + struct.pack("<I", kind) + value
+
+
+def gguf_array(key, kind, elements):
+    return gguf_pair(key, 9, struct.pack("<IQ", kind, len(elements)) + b"".join(elements))
+
+
+def gguf(pairs, tensors, data=b"", alignment=32, version=3, counts=None):
+    """tensors: (name, dimensions, type, offset)."""
+    n_tensors, n_pairs = counts or (len(tensors), len(pairs))
+    head = b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_pairs) + b"".join(pairs)
+    for name, dimensions, kind, offset in tensors:
+        head += gguf_text(name) + struct.pack("<I", len(dimensions))
+        head += b"".join(struct.pack("<Q", d) for d in dimensions) + struct.pack("<IQ", kind, offset)
+    return head + bytes(-len(head) % alignment) + data
+
+
+def make_gguf():
+    numbers = [(0, "<B", 200), (1, "<b", -1), (2, "<H", 3), (3, "<h", -4), (4, "<I", 5), (5, "<i", -6), (6, "<f", 1.5),
+               (7, "<B", 1), (10, "<Q", 2**63), (11, "<q", -7), (12, "<d", -0.5)]
+    pairs = [gguf_pair(f"k{kind}", kind, struct.pack(form, value)) for kind, form, value in numbers]
+    pairs += [gguf_pair("text", 8, gguf_text("w\u00f6rd")), gguf_array("words", 8, [gguf_text("a"), gguf_text("")])]
+    put("gguf", "values", gguf(pairs, []))
+    put("gguf", "empty", gguf([], []))
+    put("gguf", "version-2", gguf([], [], version=2))
+    tensors = [("a", [2], 0, 0), ("b", [32, 2], 8, 32), ("c", [1, 1, 1, 3], 30, 128)]
+    put("gguf", "tensors", gguf([gguf_pair("general.alignment", 4, struct.pack("<I", 32))], tensors, bytes(range(134))))
+    words = ["a", "b", "ab", "<s>", "unused"]
+    vocabulary = [gguf_pair("tokenizer.ggml.model", 8, gguf_text("gpt2")), gguf_pair("tokenizer.ggml.pre", 8, gguf_text("tekken")),
+                  gguf_array("tokenizer.ggml.tokens", 8, [gguf_text(w) for w in words]),
+                  gguf_array("tokenizer.ggml.token_type", 5, [struct.pack("<i", t) for t in (1, 1, 1, 3, 5)]),
+                  gguf_array("tokenizer.ggml.merges", 8, [gguf_text("a b")])]
+    put("gguf", "tokenizer", gguf(vocabulary, []))
+    put("gguf", "overlap", gguf([], [("a", [16], 0, 0), ("b", [1], 0, 32)], bytes(64)))
+    put("gguf", "huge-counts", gguf([], [], counts=(2**60, 2**60)))
+    put("gguf", "huge-string", gguf([gguf_text("k") + struct.pack("<IQ", 8, 2**63)], []))
+    put("gguf", "nested-array", gguf([gguf_array("k", 9, [])], []))
+    put("gguf", "unknown-type", gguf([], [("a", [256], 16, 0)], bytes(66)))
+
+
+def make_layout():
+    """Heads of safetensors files; the target puts zeros behind them."""
+    def head(entries, metadata=None):
+        header, at = {"__metadata__": metadata} if metadata else {}, 0
+        sizes = {"F32": 4, "F8_E4M3": 1, "U8": 1, "BF16": 2}
+        for name, (kind, shape) in entries.items():
+            size = sizes[kind]
+            for extent in shape:
+                size *= extent
+            header[name] = tensor(kind, shape, at, at + size)
+            at += size
+        return json.dumps(header, separators=(",", ":"))
+    bfl = {"double_stream_modulation_img.lin.weight": ("F32", [6, 1]), "double_blocks.0.img_attn.qkv.weight": ("F8_E4M3", [3, 2]),
+           "double_blocks.0.img_attn.qkv.weight_scale": ("F32", [3, 1]), "double_blocks.0.img_attn.qkv.input_scale": ("F32", []),
+           "final_layer.adaLN_modulation.1.weight": ("BF16", [2, 1])}
+    put("layout", "bfl-fp8", head(bfl))
+    put("layout", "comfy", head({"model.diffusion_model." + k: v for k, v in bfl.items()}))
+    put("layout", "old-fp8", head({"scaled_fp8": ("F8_E4M3", [2]), "a.weight": ("F8_E4M3", [2, 2]), "a.scale_weight": ("F32", [1])}))
+    layers = json.dumps({"format_version": "1.0", "layers": {"a": {"format": "float8_e4m3fn"}}})
+    put("layout", "metadata", head({"a.weight": ("F8_E4M3", [2, 2]), "a.weight_scale": ("F32", [])}, {"_quantization_metadata": layers}))
+    put("layout", "nvfp4", head({"a.weight": ("U8", [2, 8]), "a.weight_scale": ("F8_E4M3", [128, 4]), "a.weight_scale_2": ("F32", [])}))
+    put("layout", "nf4", head({"a.weight": ("U8", [32, 1]), "a.weight.absmax": ("F32", [1]), "a.weight.quant_map": ("F32", [16]),
+                               "a.weight.quant_state.bitsandbytes__nf4": ("U8", [9])}))
+    put("layout", "text", head({"token_embd.weight": ("F32", [2, 2]), "blk.0.attn_q.weight": ("F32", [2, 2]), "blk.0.attn_norm.weight": ("F32", [2])}))
+    put("layout", "mistral", head({"tok_embeddings.weight": ("F32", [2, 2]), "layers.0.attention.wq.weight": ("F32", [2, 2])}))
+    put("layout", "vae", head({"decoder.conv_in.weight": ("F32", [1, 1, 1, 1]), "bn.running_mean": ("F32", [4]),
+                               "decoder.up.0.block.0.conv1.weight": ("F32", [1, 1, 1, 1]), "decoder.up.1.block.0.conv1.weight": ("F32", [1, 1, 1, 1]),
+                               "decoder.mid.attn_1.q.weight": ("F32", [1, 1, 1, 1])}))
+
+
 def make_config():
     transformer = {"_class_name": "Flux2Transformer2DModel", "attention_head_dim": 32, "axes_dims_rope": [8, 8, 8, 8],
                    "in_channels": 16, "joint_attention_dim": 48, "mlp_ratio": 3.0, "num_attention_heads": 2, "num_layers": 2,
@@ -333,6 +409,8 @@ def main():
     make_yaml()
     make_size()
     make_safetensors()
+    make_gguf()
+    make_layout()
     make_config()
     make_worker_message()
     make_multipart()

@@ -163,7 +163,7 @@ static const struct {
     {"\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, "claims a header of 18446744073709551615 bytes"},
     {"\2\0\0\0\0\0\0\0{\0", 10, "header, byte 1: expected the name of a tensor"},
     {"version https://git-lfs.github.com/spec/v1\n", 43, "this is a Git LFS pointer"},
-    {"GGUF\3\0\0\0\0\0\0\0", 12, "this is a GGUF file"},
+    {"GGUF\3\0\0\0\0\0\0\0", 12, "the file ends inside its number of tensors: truncated or damaged"},
     {"PK\3\4\0\0\0\0\0\0\0\0", 12, "this is a zip archive, as torch.save"},
     {"<!DOCTYPE html>", 15, "this is a web page"},
 };
@@ -413,7 +413,7 @@ static void folders_without_weights_are_refused(void **state) {
                    "no weights, expected diffusion_pytorch_model.safetensors or model.safetensors");
     put_tensor("several/a.safetensors", "a", 1);
     put_tensor("several/b.safetensors", "b", 1);
-    assert_refused("several", ERROR_INPUT, "2 .safetensors files and no index, expected one");
+    assert_refused("several", ERROR_INPUT, "2 weight files and no index, expected one");
     assert_refused("absent.safetensors", ERROR_NOT_FOUND, "cannot be opened");
     put_text("void/model.safetensors", "");
     assert_refused("void", ERROR_INPUT, "0 bytes, expected a safetensors file");

@@ -1,5 +1,6 @@
 #include "unit.h"
 
+#include "base/file.h"
 #include "cli/inspect.h"
 
 #include <unistd.h>
@@ -84,6 +85,13 @@ static void remove_from_model(const char *name) {
     assert_int_equal(system(command), 0);
 }
 
+static void write_to_model(const char *name, const char *text) {
+    struct error error = {0};
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_ok(file_write(path, text, strlen(text), &error), error);
+}
+
 static void restore(void **state) {
     assert_int_equal(remove_model(NULL), 0);
     assert_int_equal(copy_model(NULL), 0);
@@ -109,9 +117,13 @@ static void what_is_missing_is_named(void **state) {
     assert_string_equal(text_of(report, "name"), "random model-a");
     json_decref(report);
     restore(NULL);
-    remove_from_model("model_index.json");
+    remove_from_model("model_index.json"); // the parts say enough
     report = inspect();
-    assert_problem(report, "model_index.json");
+    assert_int_equal(json_array_size(json_object_get(report, "problems")), 0);
+    json_decref(report);
+    write_to_model("model_index.json", "{\"_class_name\": \"FluxPipeline\"}");
+    report = inspect();
+    assert_problem(report, "the pipeline is of the class \"FluxPipeline\"");
     json_decref(report);
     restore(NULL);
 }
@@ -143,6 +155,46 @@ static void weights_are_listed(void **state) {
     assert_contains(error.message, "/nonexistent");
 }
 
+// Scales are counted beside the types that they belong to, which have their logical shapes.
+static void layouts_are_told(void **state) {
+    static const struct {
+        const char *file, *part, *layout, *format, *type, *scales;
+        int scaled;
+    } cases[] = {
+        {"transformer.gguf", "transformer", "BFL", "GGUF", "BF16", NULL, 0},
+        {"q8_0.gguf", "transformer", "BFL", "GGUF", "Q8_0", NULL, 0},
+        {"text_encoder.gguf", "text_encoder", "llama.cpp", "GGUF", "BF16", NULL, 0},
+        {"fp8.safetensors", "transformer", "BFL", "safetensors", "F8_E4M3", "a scale a row", 6},
+        {"nvfp4.safetensors", "transformer", "BFL", "safetensors", "NVFP4", "NVFP4 blocks", 0},
+        {"nf4.safetensors", "transformer", "diffusers", "safetensors", "NF4", "nested nf4 blocks", 6},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error error = {0};
+        char path[256];
+        snprintf(path, sizeof path, "%s/tests/fixtures/layouts/%s", LIMN_SOURCE_DIR, cases[i].file);
+        json_t *report = inspect_weights(path, &error);
+        assert_ok(report, error);
+        assert_string_equal(text_of(report, "format"), cases[i].format);
+        const json_t *recognised = json_object_get(report, "recognised"),
+                     *part = json_array_get(recognised, 0);
+        assert_int_equal(json_array_size(recognised), 1);
+        assert_string_equal(text_of(part, "part"), cases[i].part);
+        assert_string_equal(text_of(part, "layout"), cases[i].layout);
+        const json_t *totals = json_object_get(part, "totals");
+        assert_true(integer_of(json_object_get(json_object_get(totals, "types"), cases[i].type), "values") >
+                    10000);
+        if (strcmp(cases[i].part, "transformer") == 0) assert_int_equal(integer_of(totals, "values"), 121568);
+        if (cases[i].scaled)
+            assert_int_equal(integer_of(json_object_get(part, "scales"), cases[i].scales), cases[i].scaled);
+        json_decref(report);
+    }
+    struct error error = {0};
+    json_t *report = inspect_weights(LIMN_SOURCE_DIR "/tests/fixtures/noise.safetensors", &error);
+    assert_ok(report, error);
+    assert_int_equal(json_array_size(json_object_get(report, "recognised")), 0);
+    json_decref(report);
+}
+
 static void models_are_told_from_weights(void **state) {
     assert_true(inspect_is_model(folder));
     assert_false(inspect_is_model("/nonexistent"));
@@ -154,6 +206,7 @@ int main(void) {
         cmocka_unit_test(a_sound_model),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(weights_are_listed),
+        cmocka_unit_test(layouts_are_told),
         cmocka_unit_test(models_are_told_from_weights),
     };
     return cmocka_run_group_tests_name("inspect", tests, copy_model, remove_model);

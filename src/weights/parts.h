@@ -1,0 +1,27 @@
+// Where the parts of a model lie in its folder. Relies on layout.h, base.
+//
+// Each part is, in this order:
+//   1. what limn.json names: {"transformer": ..., "text_encoder": ..., "vae": ..., "tokenizer": ...}, paths inside the folder
+//   2. the folder that diffusers gives it: transformer/, text_encoder/, vae/, tokenizer/
+//   3. the only weight file, set of shards or folder of weights, in the folder or in a folder of it, whose tensors are that
+//      part's. For the tokenizer: tokenizer.json or tekken.json in the folder, else what comes with the text encoder.
+#ifndef LIMN_WEIGHTS_PARTS_H
+#define LIMN_WEIGHTS_PARTS_H
+
+#include "weights/layout.h"
+
+// The path of a part in fresh memory (free()). NULL with an error: none, then with the forms that it may have and with what
+// was wrong with files that were looked at; several, then with two of them and the key of limn.json that chooses.
+char *part_find(const char *folder, enum model_part part, struct error *error);
+
+// The path of the tokenizer: a folder or file that tokenizer_open takes.
+char *part_find_tokenizer(const char *folder, struct error *error);
+
+// The key of a part in limn.json, which is also its folder in the diffusers layout.
+const char *part_key(enum model_part part);
+
+// "[path]/config.json" in fresh memory where [path] is a folder that has one; else NULL: the shape is then to be read off the
+// tensors.
+char *part_config(const char *path);
+
+#endif

@@ -1,0 +1,289 @@
+// Scales beside quantised tensors: found, checked, and cut together with the rows that they belong to. The quantised files of
+// tests/fixtures/layouts and the rows expected of them are written by tests/reference/make_layouts.py.
+#include "layout_files.h"
+
+#include "weights/companions.h"
+#include "weights/layout.h"
+
+#define LAYOUTS FIXTURES "layouts/"
+
+// ------------------------------------------------------------------------------------------------- what the scales mean
+
+static const float e2m1[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
+static float e4m3(uint8_t code) {
+    float value;
+    assert_true(dtype_decode(DTYPE_F8_E4M3, &code, &value, 1));
+    return value;
+}
+
+static float nf4_scale(const struct tensor_scales *scales, int64_t block) {
+    if (!scales->nested) return ((const float *)scales->blocks)[block];
+    uint8_t code = ((const uint8_t *)scales->blocks)[block];
+    return scales->nested_values[code] * scales->nested_scales[block / scales->nested_block] +
+           scales->nested_offset;
+}
+
+// The value at (row, col) of a matrix, by what tensor.h says of its scales.
+static float value_at(const struct tensor *tensor, int64_t row, int64_t col) {
+    const struct tensor_scales *scales = tensor->scales;
+    int64_t cols = tensor->shape[1], at = row * cols + col, whole = row + scales->first_row;
+    uint8_t byte = ((const uint8_t *)tensor->data)[tensor->type == DTYPE_F8_E4M3 ? at : at / 2];
+    uint8_t code = at % 2 ? byte & 15 : byte >> 4;
+    float scale = scales->rows ? scales->rows[row * scales->row_stride] : 1;
+    if (tensor->type == DTYPE_F8_E4M3) return e4m3(byte) * scale;
+    if (tensor->type == DTYPE_NF4)
+        return scales->codebook[code] * nf4_scale(scales, (whole * cols + col) / scales->block_values);
+    assert_int_equal(tensor->type, DTYPE_NVFP4);
+    int64_t c = col / 16, place = ((whole / 128) * scales->block_columns / 4 + c / 4) * 512 +
+                                  (whole % 32) * 16 + (whole % 128) / 32 * 4 + c % 4;
+    return e2m1[code] * e4m3(((const uint8_t *)scales->blocks)[place]) * scale;
+}
+
+static void rows_are_as_expected(void **state) {
+    static const char *const files[] = {"fp8.safetensors", "fp8-old.safetensors", "nvfp4.safetensors",
+                                        "nf4.safetensors"};
+    struct error error = {0};
+    struct checkpoint *expected = fixture_open("layouts/expected.safetensors");
+    int64_t checked = 0;
+    for (int f = 0; f < 4; f++) {
+        char path[300];
+        snprintf(path, sizeof path, LAYOUTS "%s", files[f]);
+        struct checkpoint *checkpoint = layout_open(path, PART_TRANSFORMER, NULL, &error);
+        assert_ok(checkpoint, error);
+        for (int64_t i = 0; i < checkpoint_count(checkpoint); i++)
+            assert_null(strstr(checkpoint_entry(checkpoint, i)->name, "scale"));
+        size_t stem = strcspn(files[f], ".");
+        for (int64_t i = 0; i < checkpoint_count(expected); i++) {
+            const struct checkpoint_entry *entry = checkpoint_entry(expected, i);
+            char name[200];
+            if (strncmp(entry->name, files[f], stem) != 0 || entry->name[stem] != '/') continue;
+            snprintf(name, sizeof name, "%s", entry->name + stem + 1);
+            char *slash = strrchr(name, '/');
+            *slash = 0;
+            const struct checkpoint_entry *found = checkpoint_find(checkpoint, name);
+            if (!found || !found->tensor.scales) fail_msg("%s: %s has no scales", files[f], name);
+            int64_t row = atoi(slash + 1);
+            assert_int_equal(entry->tensor.shape[0], found->tensor.shape[1]);
+            float *wanted = fixture_values(entry->tensor);
+            for (int64_t col = 0; col < entry->tensor.shape[0]; col++) {
+                float value = value_at(&found->tensor, row, col);
+                if (fabsf(value - wanted[col]) > 1e-6f * fabsf(wanted[col]) + 1e-9f)
+                    fail_msg("%s: %s [%d, %d] is %.9g, expected %.9g", files[f], name, (int)row, (int)col,
+                             (double)value, (double)wanted[col]);
+            }
+            free(wanted);
+            checked++;
+        }
+        checkpoint_close(checkpoint);
+    }
+    assert_true(checked >= 90);
+    checkpoint_close(expected);
+}
+
+static void kinds_are_named(void **state) {
+    static const struct {
+        const char *file, *tensor, *text;
+    } cases[] = {{"fp8", "transformer_blocks.1.attn.to_k.weight", "one scale"},
+                 {"fp8", "single_transformer_blocks.1.attn.to_out.weight", "a scale a row"},
+                 {"fp8-old", "single_transformer_blocks.1.attn.to_out.weight", "one scale"},
+                 {"nvfp4", "transformer_blocks.1.ff.linear_in.weight", "NVFP4 blocks"},
+                 {"nf4", "transformer_blocks.1.attn.to_v.weight", "nf4 blocks"},
+                 {"nf4", "single_transformer_blocks.2.attn.to_out.weight", "nested nf4 blocks"},
+                 {"fp8", "x_embedder.weight", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error error = {0};
+        char path[300];
+        snprintf(path, sizeof path, LAYOUTS "%s.safetensors", cases[i].file);
+        struct checkpoint *checkpoint = layout_open(path, PART_TRANSFORMER, NULL, &error);
+        assert_ok(checkpoint, error);
+        const char *text = companions_text(&checkpoint_find(checkpoint, cases[i].tensor)->tensor);
+        if (cases[i].text)
+            assert_string_equal(text, cases[i].text);
+        else
+            assert_null(text);
+        checkpoint_close(checkpoint);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------ wrong companions
+
+struct piece {
+    const char *name, *type; // type as safetensors spells it
+    const char *shape;       // "2,8"
+    size_t bytes;
+    const char *data; // with spaces behind it; NULL: ones
+};
+
+// A file image of the pieces; [metadata] as JSON, or NULL.
+static struct checkpoint *parse_pieces(const struct piece *pieces, int count, const char *metadata,
+                                       struct error *error, char **image) {
+    char header[4000];
+    size_t used = (size_t)snprintf(header, sizeof header, "{%s%s%s", metadata ? "\"__metadata__\":" : "",
+                                   metadata ? metadata : "", metadata ? "," : ""),
+           at = 0;
+    for (int i = 0; i < count && pieces[i].name; i++) {
+        used += (size_t)snprintf(header + used, sizeof header - used,
+                                 "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                                 i ? "," : "", pieces[i].name, pieces[i].type, pieces[i].shape, at,
+                                 at + pieces[i].bytes);
+        at += pieces[i].bytes;
+    }
+    used += (size_t)snprintf(header + used, sizeof header - used, "}");
+    *image = malloc(8 + used + at);
+    for (int i = 0; i < 8; i++) (*image)[i] = (char)((uint64_t)used >> 8 * i);
+    memcpy(*image + 8, header, used);
+    size_t to = 8 + used;
+    for (int i = 0; i < count && pieces[i].name; i++) {
+        memset(*image + to, pieces[i].data ? ' ' : 1, pieces[i].bytes);
+        if (pieces[i].data) memcpy(*image + to, pieces[i].data, strlen(pieces[i].data));
+        to += pieces[i].bytes;
+    }
+    *error = (struct error){0};
+    struct checkpoint *checkpoint = checkpoint_parse("f", *image, 8 + used + at, error);
+    assert_ok(checkpoint, *error);
+    return checkpoint;
+}
+
+#define NF4_STATE(text) "w.quant_state.bitsandbytes__nf4", "U8", "100", 100, text
+
+static void wrong_companions_are_refused(void **state) {
+    static const struct {
+        struct piece pieces[6];
+        const char *metadata, *expected;
+    } cases[] = {
+        {{{"a.weight", "F8_E4M3", "2,3", 6}, {"a.weight_scale", "F32", "3", 12}},
+         NULL,
+         "f: tensor \"a.weight_scale\": F32 of shape [3], expected one scale, or one a row: [2] or [2, 1]"},
+        {{{"a.weight", "F8_E4M3", "2,3", 6}, {"a.weight_scale", "I32", "", 4}},
+         NULL,
+         "\"a.weight_scale\": I32 of shape [], expected scales in F32"},
+        {{{"a.weight", "F8_E4M3", "2,3", 6}, {"a.weight_scale", "F32", "", 4, "\xff\xff\xff\x7f"}},
+         NULL,
+         "\"a.weight_scale\": value 0 is not a finite number"},
+        {{{"a.weight", "I8", "2,3", 6}, {"a.weight_scale", "F32", "", 4}},
+         NULL,
+         "\"a.weight\": I8 of shape [2, 3], expected F8_E4M3 or F8_E5M2 beside a scale"},
+        {{{"a.weight", "F8_E4M3", "2,3", 6},
+          {"a.weight_scale", "F32", "", 4},
+          {"a.scale_weight", "F32", "", 4}},
+         NULL,
+         "has both weight_scale and scale_weight"},
+        {{{"b.weight_scale", "F32", "", 4}},
+         NULL,
+         "\"b.weight_scale\" belongs to a tensor that is not there"},
+        {{{"a.weight", "U8", "2,8", 16}, {"a.weight_scale", "F8_E4M3", "128,4", 512}},
+         NULL,
+         "NVFP4 without weight_scale_2, expected weight_scale and weight_scale_2"},
+        {{{"a.weight", "U8", "2,8", 16}, {"a.weight_scale_2", "F32", "", 4}},
+         NULL,
+         "NVFP4 without weight_scale,"},
+        {{{"a.weight", "U8", "2,9", 18},
+          {"a.weight_scale", "F8_E4M3", "128,4", 512},
+          {"a.weight_scale_2", "F32", "", 4}},
+         NULL,
+         "expected U8 [out, in / 2] for NVFP4, in a multiple of 16"},
+        {{{"a.weight", "U8", "2,8", 16},
+          {"a.weight_scale", "F8_E4M3", "2,1", 2},
+          {"a.weight_scale_2", "F32", "", 4}},
+         NULL,
+         "\"a.weight_scale\": F8_E4M3 of shape [2, 1], expected F8_E4M3 [128, 4], the block scales of NVFP4"},
+        {{{"a.weight", "F8_E4M3", "2,8", 16}, {"a.comfy_quant", "U8", "18", 18, "{\"format\":\"mxfp8\"}"}},
+         NULL,
+         "\"a.weight\": the format \"mxfp8\" is not one limn reads"},
+        {{{"a.weight", "F16", "2,8", 32},
+          {"a.comfy_quant", "U8", "26", 26, "{\"format\":\"float8_e4m3fn\"}"}},
+         NULL,
+         "stored as F16, but its format is \"float8_e4m3fn\""},
+        {{{"a.weight", "F8_E4M3", "2,8", 16}, {"a.comfy_quant", "U8", "2", 2, "{]"}},
+         NULL,
+         "f: a.comfy_quant: "},
+        {{{"a.weight", "F8_E4M3", "1,1", 1}},
+         "{\"_quantization_metadata\":\"{\\\"layers\\\":{\\\"a\\\":{\\\"format\\\":\\\"int8\\\"}}}\"}",
+         "the format \"int8\" is not one limn reads"},
+        {{{"a.weight", "F8_E4M3", "1,1", 1}},
+         "{\"_quantization_metadata\":\"{\\\"layers\\\":{\\\"b\\\":{\\\"format\\\":\\\"nvfp4\\\"}}}\"}",
+         "\"layers\" names \"b\", but there is no tensor \"b.weight\""},
+        {{{"a.weight", "F8_E4M3", "1,1", 1}}, "{\"_quantization_metadata\":\"7\"}", "f: "},
+        {{{"w", "U8", "16,1", 16},
+          {NF4_STATE("{\"quant_type\":\"fp4\",\"blocksize\":32,\"shape\":[1,32]}                             "
+                     "                    ")}},
+         NULL,
+         "quant_type \"fp4\", expected \"nf4\""},
+        {{{"w", "U8", "15,1", 15},
+          {NF4_STATE("{\"quant_type\":\"nf4\",\"blocksize\":32,\"shape\":[1,32]}                             "
+                     "                    ")}},
+         NULL,
+         "\"w\": U8 of shape [15, 1], expected U8 codes, two a byte, for the shape in its quant_state"},
+        {{{"w", "U8", "16,1", 16},
+          {NF4_STATE("{\"quant_type\":\"nf4\",\"blocksize\":64,\"shape\":[1,32]}                             "
+                     "                    ")}},
+         NULL,
+         "nf4 with rows of 32 values, expected a multiple of its blocksize, 64"},
+        {{{"w", "U8", "16,1", 16},
+          {NF4_STATE("{\"quant_type\":\"nf4\",\"blocksize\":32,\"shape\":[1,32]}                             "
+                     "                    ")}},
+         NULL,
+         "nf4 without \"w.absmax\""},
+        {{{"w", "U8", "16,1", 16},
+          {NF4_STATE("{\"quant_type\":\"nf4\",\"blocksize\":32,\"shape\":[1,32]}                             "
+                     "                    ")},
+          {"w.absmax", "F32", "2", 8}},
+         NULL,
+         "\"w.absmax\": F32 of shape [2], expected 1 values in F32"},
+        {{{"w", "U8", "16,1", 16},
+          {NF4_STATE("{\"quant_type\":\"nf4\",\"blocksize\":32,\"shape\":[4611686018427387904,"
+                     "4611686018427387904]}")}},
+         NULL,
+         "expected U8 codes, two a byte"},
+        {{{"a.weight.SCB", "F32", "1", 4}}, NULL, "quantised as LLM.int8 of bitsandbytes"},
+        {{{"a.qweight", "I32", "1", 4}}, NULL, "quantised as GPTQ, AWQ or SVDQuant"},
+        {{{"a.weight_scale_inv", "F32", "1", 4}}, NULL, "quantised as fp8 with scales of 128x128 blocks"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error error;
+        char *image;
+        struct checkpoint *checkpoint = parse_pieces(cases[i].pieces, 6, cases[i].metadata, &error, &image);
+        if (companions_attach(checkpoint, &error))
+            fail_msg("case %zu was accepted: %s", i, cases[i].expected);
+        assert_contains(error.message, cases[i].expected);
+        assert_contains(error.message, "f");
+        checkpoint_close(checkpoint);
+        free(image);
+    }
+}
+
+// What is only for quantised activations is left out, and unscaled fp8 stays as it is.
+static void other_companions_are_left_out(void **state) {
+    static const struct piece pieces[] = {{"scaled_fp8", "F8_E4M3", "2", 2},
+                                          {"a.weight", "F8_E5M2", "2,3", 6},
+                                          {"a.scale_weight", "F16", "2,1", 4},
+                                          {"a.scale_input", "F32", "", 4},
+                                          {"b.weight", "F8_E4M3", "1,2", 2},
+                                          {"b.input_scale", "F32", "", 4},
+                                          {"b.bias", "F32", "1", 4}};
+    struct error error;
+    char *image;
+    struct checkpoint *checkpoint = parse_pieces(pieces, 7, NULL, &error, &image);
+    assert_ok(companions_attach(checkpoint, &error), error);
+    assert_int_equal(checkpoint_count(checkpoint), 3);
+    const struct tensor *a = &checkpoint_find(checkpoint, "a.weight")->tensor;
+    assert_int_equal(a->scales->row_stride, 1);
+    assert_null(checkpoint_find(checkpoint, "b.weight")->tensor.scales);
+    assert_non_null(checkpoint_find(checkpoint, "b.bias"));
+    // A tensor with scales is not read as if it had none.
+    assert_null(checkpoint_get_f32(checkpoint, 6, &error, "a.weight"));
+    assert_contains(error.message, "stored as F8_E5M2 with scales, expected F32, F16 or BF16");
+    checkpoint_close(checkpoint);
+    free(image);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_as_expected),
+        cmocka_unit_test(kinds_are_named),
+        cmocka_unit_test(wrong_companions_are_refused),
+        cmocka_unit_test(other_companions_are_left_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
