@@ -39,6 +39,8 @@ extern "C" {
 #define LIMN_PROMPT_MOST     1048576 // bytes
 #define LIMN_SIDE_LEAST      16      // pixels
 #define LIMN_SIDE_MOST       4096    // pixels
+#define LIMN_LORAS_MOST      4 // of a model folder and its options together, and as many more of a request
+#define LIMN_LORA_SCALE_MOST 4.0
 
 enum limn_status {
     LIMN_OK = 0,
@@ -71,6 +73,18 @@ enum limn_compute {
     LIMN_COMPUTE_BF16,
 };
 
+// A LoRA: a file of low-rank changes of the transformer's weights (safetensors; diffusers, PEFT, BFL, ComfyUI or kohya names).
+// It works beside the weights, which stay as they are.
+struct limn_lora {
+    const char *file;
+    float
+        scale; // of the change, -LIMN_LORA_SCALE_MOST to LIMN_LORA_SCALE_MOST; 1: as it was trained, 0: without effect
+};
+
+// Told, in one line, what is odd and yet no error: tensors of a LoRA that have no effect. Called from the thread that opens the
+// model or runs the request.
+typedef void limn_warning_function(void *user, const char *message);
+
 struct limn_options {
     int threads; // 0: one a processor
     enum limn_compute compute;
@@ -78,6 +92,10 @@ struct limn_options {
     // Bytes for what prompts and reference images were encoded to, kept for later requests that have the same ones. Results do
     // not depend on it. 0: nothing is kept.
     size_t cache_bytes;
+    const struct limn_lora *loras; // of every request, beside those that the folder names in its limn.json
+    int lora_count;
+    limn_warning_function *warning; // NULL: none
+    void *warning_user;
 };
 
 void limn_options_init(struct limn_options *options);
@@ -165,8 +183,10 @@ struct limn_request {
     const float *sigmas; // own sigmas before the shift, each in (0, 1], falling; NULL: evenly spaced
     int sigma_count;     // then also the step count
     enum limn_noise noise;
-    bool tiling;              // decode in tiles (changes the picture); false decides by memory
-    const int *preview_steps; // after which steps a preview is wanted, from 1; NULL: none
+    const struct limn_lora *loras; // beside the model's own; files stay open for later requests
+    int lora_count;                // 0 to LIMN_LORAS_MOST
+    bool tiling;                   // decode in tiles (changes the picture); false decides by memory
+    const int *preview_steps;      // after which steps a preview is wanted, from 1; NULL: none
     int preview_count;
     limn_progress_function *progress; // NULL: none
     void *user;

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "flux/model.h"
+#include "flux/model_folder.h"
 #include "weights/parts.h"
 
 #include <dirent.h>
@@ -30,18 +31,26 @@ static bool has_weights(const char *folder) {
 // the weight files too; the worker reads the weights.
 static bool judge_folder(const char *path, char *why, size_t size, struct error *error) {
     struct error cause = {0};
+    struct model_folder folder;
+    bool good = true;
     *why = 0;
-    if (!model_index_check(path, &cause)) snprintf(why, size, "%s", cause.message);
-    for (int i = 0; !*why && i < MODEL_PARTS; i++) {
-        char *part = part_find(path, (enum model_part)i, &cause);
-        if (!part && cause.kind == ERROR_MEMORY) return no_memory(error);
-        if (!part)
+    if (!model_folder_open(path, &folder, &cause) || !model_index_check(path, &cause))
+        snprintf(why, size, "%s", cause.message);
+    for (int i = 0; good && !*why && i < MODEL_PARTS; i++) {
+        char *part = part_find(model_folder_part(&folder, (enum model_part)i), (enum model_part)i, &cause);
+        if (!part && cause.kind == ERROR_MEMORY)
+            good = no_memory(error);
+        else if (!part)
             snprintf(why, size, "%s", cause.message);
         else if (folder_exists(part) && !has_weights(part))
             snprintf(why, size, "%s: it has no *.safetensors or *.gguf", part);
         free(part);
     }
-    return true;
+    for (int i = 0; good && !*why && i < folder.lora_count; i++)
+        if (!file_exists(folder.loras[i].file))
+            snprintf(why, size, "%s: there is no file %s", folder.settings_path, folder.loras[i].file);
+    model_folder_free(&folder);
+    return good;
 }
 
 bool catalog_try_folder(struct model_card *card, const char *path, struct error *error) {

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "flux/model_folder.h"
 #include "flux/schedule.h"
 #include "limn/limn.h"
 
@@ -33,13 +34,17 @@ bool model_index_check(const char *folder, struct error *error) {
     if (!folder_exists(folder))
         return error_set(error, ERROR_NOT_FOUND, "%s: there is no such folder, expected a model folder",
                          folder);
-    char *path = path_join(folder, "model_index.json"), *json = NULL;
+    struct model_folder parts;
+    char *path = NULL, *json = NULL;
     size_t size = 0;
-    if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
-    bool good = !file_exists(path) || (file_read(path, JSON_BYTES_MOST, &json, &size, error) &&
-                                       model_index_parse(path, json, size, error));
+    bool good = model_folder_open(folder, &parts, error);
+    if (good && !(path = path_join(model_folder_with(&parts, "model_index.json"), "model_index.json")))
+        good = error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
+    good = good && (!file_exists(path) || (file_read(path, JSON_BYTES_MOST, &json, &size, error) &&
+                                           model_index_parse(path, json, size, error)));
     free(json);
     free(path);
+    model_folder_free(&parts);
     return good;
 }
 
@@ -214,10 +219,12 @@ static void folder_name(const char *folder, char *name, size_t size) {
     snprintf(name, size, "%.*s", (int)(end - begin), folder + begin);
 }
 
+static const char MESSAGE_FILE[] = "system_message.txt";
+
 // system_message.txt as it stands, without the line's end that an editor puts behind the last line. *text: NULL where there is no
 // such file.
 static bool read_message_file(const char *folder, char **text, struct error *error) {
-    char *path = path_join(folder, "system_message.txt");
+    char *path = path_join(folder, MESSAGE_FILE);
     size_t size = 0;
     *text = NULL;
     if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
@@ -232,18 +239,16 @@ static bool read_message_file(const char *folder, char **text, struct error *err
 
 bool model_settings_read(const char *folder, const struct transformer_shape *shape,
                          struct model_settings *settings, struct error *error) {
-    char name[64], *json = NULL, *message = NULL;
-    size_t size = 2;
+    char name[64], *message = NULL;
+    struct model_folder parts;
     *settings = (struct model_settings){0};
-    char *path = path_join(folder, "limn.json");
-    if (!path) return error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
     folder_name(folder, name, sizeof name);
-    bool good = read_message_file(folder, &message, error) &&
-                (!file_exists(path) || file_read(path, JSON_BYTES_MOST, &json, &size, error));
-    if (good) good = parse_settings(path, json ? json : "{}", size, name, message, shape, settings, error);
+    bool good = model_folder_open(folder, &parts, error) &&
+                read_message_file(model_folder_with(&parts, MESSAGE_FILE), &message, error) &&
+                parse_settings(parts.settings_path, parts.settings, strlen(parts.settings), name, message, shape,
+                               settings, error);
     free(message);
-    free(json);
-    free(path);
+    model_folder_free(&parts);
     return good;
 }
 

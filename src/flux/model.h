@@ -32,10 +32,12 @@ struct model_settings {
     bool trained;
 };
 
-// Checks [folder]/model_index.json where there is one: a pipeline class other than Flux2Pipeline is an error that names the class.
+// Checks model_index.json of the folder or of its base (model_folder.h) where there is one: a pipeline class other than
+// Flux2Pipeline is an error that names the class.
 bool model_index_check(const char *folder, struct error *error);
 
-// Reads [folder]/limn.json, which may be absent, and system_message.txt, whose text counts where limn.json has none. shape: the folder's transformer. Errors name the file and the field.
+// Reads [folder]/limn.json, which may be absent, what its bases say (model_folder.h), and system_message.txt, whose text counts where
+// no limn.json has one. shape: the folder's transformer. Errors name the file and the field.
 // On success the caller frees with model_settings_free.
 bool model_settings_read(const char *folder, const struct transformer_shape *shape,
                          struct model_settings *settings, struct error *error);

@@ -1,6 +1,7 @@
 // Opening a model folder as a whole, and checking requests against it. Relies on model.h, the parts of flux, text, weights.
 #include "flux/pipeline_inside.h"
 
+#include "flux/model_folder.h"
 #include "flux/references.h"
 #include "flux/schedule.h"
 #include "weights/parts.h"
@@ -53,15 +54,16 @@ static int64_t count_parameters(const char *folder) {
     return count;
 }
 
-static bool open_parts(struct pipeline *pipeline, const char *folder, const struct limn_options *options,
-                       struct error *error) {
+static bool open_parts(struct pipeline *pipeline, const char *folder, const struct model_folder *parts,
+                       const struct limn_options *options, struct error *error) {
     struct model_settings *settings = &pipeline->settings;
     pipeline->pool = pool_open(options->threads, error);
     if (!pipeline->pool) return false;
     pipeline->device =
         device_open_cpu(&(struct device_options){.pool = pipeline->pool, .isa = options->isa}, error);
     if (!pipeline->device) return false;
-    pipeline->transformer = transformer_open(folder, pipeline->device, error);
+    pipeline->transformer =
+        transformer_open(model_folder_part(parts, PART_TRANSFORMER), pipeline->device, error);
     if (!pipeline->transformer) return false;
     const struct transformer_shape *shape = transformer_shape(pipeline->transformer);
     bool bf16 =
@@ -72,14 +74,16 @@ static bool open_parts(struct pipeline *pipeline, const char *folder, const stru
                                    .tap_count = settings->text_tap_count,
                                    .length = settings->text_length};
     memcpy(text.taps, settings->text_taps, sizeof text.taps);
-    pipeline->encoder = prompt_encoder_open(folder, &text, pipeline->device, error);
+    pipeline->encoder =
+        prompt_encoder_open(model_folder_part(parts, PART_TEXT_ENCODER), &text, pipeline->device, error);
     if (!pipeline->encoder) return false;
-    pipeline->autoencoder = autoencoder_open(folder, pipeline->device, pipeline->compute, error);
+    pipeline->autoencoder =
+        autoencoder_open(model_folder_part(parts, PART_AUTOENCODER), pipeline->device, pipeline->compute, error);
     if (!pipeline->autoencoder) return false;
     pipeline->encodings = encodings_open(options->cache_bytes);
-    pipeline->text_parameters = count_parameters(folder);
+    pipeline->text_parameters = count_parameters(model_folder_part(parts, PART_TEXT_ENCODER));
     workspace_trim(pipeline->device);
-    return check_parts(pipeline, folder, error);
+    return check_parts(pipeline, folder, error) && pipeline_open_loras(pipeline, parts, options, error);
 }
 
 struct pipeline *pipeline_open(const char *folder, const struct limn_options *options, struct error *error) {
@@ -92,7 +96,11 @@ struct pipeline *pipeline_open(const char *folder, const struct limn_options *op
         error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
         return NULL;
     }
-    if (open_parts(pipeline, folder, options, error)) return pipeline;
+    struct model_folder parts;
+    bool good =
+        model_folder_open(folder, &parts, error) && open_parts(pipeline, folder, &parts, options, error);
+    model_folder_free(&parts);
+    if (good) return pipeline;
     pipeline_close(pipeline);
     return NULL;
 }
@@ -100,6 +108,7 @@ struct pipeline *pipeline_open(const char *folder, const struct limn_options *op
 void pipeline_close(struct pipeline *pipeline) {
     if (!pipeline) return;
     encodings_close(pipeline->encodings);
+    adapters_close(pipeline->loras);
     autoencoder_close(pipeline->autoencoder);
     prompt_encoder_close(pipeline->encoder);
     transformer_close(pipeline->transformer);
@@ -238,7 +247,8 @@ bool pipeline_check(const struct pipeline *pipeline, const struct limn_request *
     if (!check_prompt(request->prompt, error) || !check_references(pipeline, request, &first, error) ||
         !fill_size(pipeline, &first, filled, error) ||
         !check_range("count", request->count, 1, LIMN_COUNT_MOST, error) ||
-        !fill_steps(&pipeline->settings, filled, error) || !check_previews(filled, error))
+        !fill_steps(&pipeline->settings, filled, error) || !check_previews(filled, error) ||
+        !pipeline_check_loras(request->loras, request->lora_count, LIMN_LORAS_MOST, error))
         return false;
     if (request->seed > (uint64_t)INT64_MAX - (uint64_t)(request->count - 1))
         return error_set_field(error, ERROR_INPUT, "seed",

@@ -385,6 +385,7 @@ static bool denoise(struct run *run, struct error *error) {
     bool good = run_steps(run, transformer, error);
     transformer_end(transformer);
     transformer_release_pages(pipeline->transformer);
+    adapters_release_pages(pipeline->loras);
     workspace_trim(pipeline->device);
     run->result->step_seconds = clock_seconds() - began - run->result->decode_seconds; // of previews
     return good;
@@ -417,8 +418,8 @@ static bool run_stages(struct run *run, struct error *error) {
                                         .height = request->height,
                                         .steps = request->steps,
                                         .guidance = request->guidance};
-    return allocate(run, error) && encode_text(run, error) && encode_references(run, error) &&
-           denoise(run, error) && decode_all(run, error);
+    return allocate(run, error) && pipeline_adapt(pipeline, request, error) && encode_text(run, error) &&
+           encode_references(run, error) && denoise(run, error) && decode_all(run, error);
 }
 
 struct limn_result *pipeline_run(struct pipeline *pipeline, const struct limn_request *request,

@@ -60,7 +60,7 @@ struct low_rank {
     float scale;
 };
 
-enum { LINEAR_PARTS_MOST = 4, LINEAR_BRANCHES_MOST = 8 };
+enum { LINEAR_PARTS_MOST = 4, LINEAR_BRANCHES_MOST = 24 };
 
 // y = W x (+ bias), W the parts one below the other: to_q, to_k, to_v in one product. in, out in values.
 struct linear {
