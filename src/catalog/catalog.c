@@ -183,6 +183,9 @@ static bool check_names(const struct catalog *catalog, struct error *error) {
 
 bool catalog_check_names(const struct catalog *catalog, struct error *error) {
     const struct config *config = catalog->config;
+    for (int i = 0; i < config->loras.count; i++)
+        for (int k = 0; k < config->loras.items[i].models.count; k++)
+            if (!check_name(catalog, "loras", config->loras.items[i].models.items[k], error)) return false;
     for (int i = 0; i < config->aliases.count; i++)
         if (!check_name(catalog, "aliases", config->aliases.items[i].value, error)) return false;
     return (!*config->models.text_to_image ||

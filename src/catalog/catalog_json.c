@@ -1,6 +1,8 @@
 // Cards as JSON: the model objects and the parameter schema. See catalog.h.
 #include "catalog/catalog_inside.h"
 
+#include "base/near.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <stdio.h>
@@ -117,6 +119,19 @@ static double starting_price(const struct catalog *catalog, const struct model_c
     return price_of(&provider->price, &use, &price, &error) ? (double)price.micros / 1e6 : -1;
 }
 
+// Names of the LoRAs that a request to the model may name.
+static json_t *loras_json(const struct catalog *catalog, const struct model_card *card) {
+    const struct config_loras *loras = &catalog->config->loras;
+    json_t *list = json_array();
+    for (int i = 0; i < loras->count && card_offers(card, "lora", "local"); i++) {
+        const struct config_texts *models = &loras->items[i].models;
+        bool fits = models->count == 0;
+        for (int k = 0; k < models->count; k++) fits = fits || glob_match(models->items[k], card->id);
+        if (fits) json_array_append_new(list, json_string(loras->items[i].name));
+    }
+    return list;
+}
+
 static json_t *aliases_json(const struct catalog *catalog, const struct model_card *card) {
     const struct config_pairs *aliases = &catalog->config->aliases;
     json_t *list = texts_json(&card->aliases);
@@ -148,6 +163,8 @@ static json_t *model_json(const struct catalog *catalog, const struct model_card
         object = NULL;
     }
     json_decref(more);
+    if (object && catalog->config->loras.count)
+        json_object_set_new(object, "loras", loras_json(catalog, card));
     if (object && !card->weights.found && card->weights.get && *card->weights.get)
         json_object_set_new(object, "how_to_install", json_string(card->weights.get));
     if (object && texts)

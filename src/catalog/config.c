@@ -200,6 +200,9 @@ bool config_check(const struct config *config, struct error *error) {
     if (config->auth.required && config->auth.insecure_no_auth)
         return error_set(error, ERROR_INPUT, "%s: together with auth.required; expected one of the two",
                          place_of(config, "auth.insecure_no_auth", place, sizeof place));
+    if (config->local.loras.count > 4)
+        return error_set(error, ERROR_INPUT, "%s: %d of them, expected at most 4",
+                         place_of(config, "local.loras", place, sizeof place), config->local.loras.count);
     return true;
 }
 

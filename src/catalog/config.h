@@ -36,6 +36,17 @@ struct config_prices {
     int count;
 };
 
+// A LoRA that requests may name.
+struct config_lora {
+    const char *name, *file;
+    struct config_texts models; // ids and globs of local models that it fits; none: all
+    double scale;               // where a request says none
+};
+struct config_loras {
+    struct config_lora *items;
+    int count;
+};
+
 enum config_synchronous { SYNCHRONOUS_NORMAL, SYNCHRONOUS_FULL };
 // AUTO: url, or b64_json under a name of OpenAI's image models.
 enum config_response_format { RESPONSE_AUTO, RESPONSE_URL, RESPONSE_B64_JSON };
@@ -94,8 +105,9 @@ struct config {
         struct config_prices prices;
         int threads; // 0: all
         const char *isa, *compute;
-        int64_t cache_bytes; // of prompt and reference encodings
-        int resident;        // models whose workers are up at once
+        struct config_texts loras; // of every request to the served model: FILE or FILE:SCALE
+        int64_t cache_bytes;       // of prompt and reference encodings
+        int resident;              // models whose workers are up at once
         double start_seconds;
     } local;
     struct {
@@ -106,6 +118,7 @@ struct config {
         const char *text_to_image, *image_edit; // default model by mode; "": the served one
     } models;
     struct config_pairs aliases; // name or glob -> model
+    struct config_loras loras;
     struct {
         int response_format; // enum config_response_format
         bool allow_safety_checker_off;

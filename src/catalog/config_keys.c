@@ -62,6 +62,10 @@ static const char *check_compute(const char *text) {
     return good ? NULL : "auto, f32 or bf16";
 }
 
+static const char *check_file(const char *text) {
+    return *text ? NULL : "the path of a file";
+}
+
 static const char *check_path(const char *text) {
     return *text ? NULL : "the path of a folder";
 }
@@ -178,6 +182,8 @@ static const struct config_key KEYS[] = {
      "instruction set of the engine as `limn --version` names them; empty: the best"},
     {"local.compute", CONFIG_TEXT, AT(local.compute), "auto", 0, 0, NULL, check_compute,
      "type that the engine computes in: auto, f32 or bf16"},
+    {"local.loras", CONFIG_TEXTS, AT(local.loras), "", 0, 0, NULL, check_file,
+     "LoRAs of every request to the served model: FILE or FILE:SCALE, at most four"},
     {"local.cache", CONFIG_BYTES, AT(local.cache_bytes), "256MiB", 0, 1e12, NULL, NULL,
      "most bytes of encoded prompts and references that the worker keeps; 0: none"},
     {"local.resident", CONFIG_INTEGER, AT(local.resident), "1", 1, 64, NULL, NULL,
@@ -197,6 +203,9 @@ static const struct config_key KEYS[] = {
 
     {"aliases", CONFIG_PAIRS, AT(aliases), "", 0, 0, NULL, check_model,
      "other names: name or glob (gpt-image-*) to model or provider/model"},
+
+    {"loras", CONFIG_LORAS, AT(loras), "", 0, 0, NULL, NULL,
+     "LoRAs that requests may name: name to file, models (ids or globs; none: all local ones) and scale"},
 
     {"defaults.response_format", CONFIG_WORD, AT(defaults.response_format), "auto", 0, 0, "auto url b64_json",
      NULL,

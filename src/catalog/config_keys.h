@@ -15,6 +15,7 @@ enum config_type {
     CONFIG_TEXTS,   // struct config_texts
     CONFIG_PAIRS,   // struct config_pairs
     CONFIG_PRICES,  // struct config_prices
+    CONFIG_LORAS,   // struct config_loras
 };
 
 struct config_key {
@@ -42,6 +43,13 @@ bool config_set_text(struct config *config, const struct config_key *key, const 
 // Sets a key from its node in the file. Errors name file and line.
 bool config_set_node(struct config *config, const struct config_key *key, const struct yaml_node *node,
                      struct error *error);
+// The two of CONFIG_LORAS (config_loras.c).
+bool config_set_loras(struct config *config, struct config_loras *loras, const struct yaml_node *node,
+                      struct error *error);
+bool config_add_loras(const struct config_loras *loras, struct buffer *out);
+// Appends a text in double quotes, as YAML reads it.
+bool config_add_quoted(struct buffer *out, const char *text);
+
 // Appends the value of a key as YAML on one line, in a form that reads back to the same value.
 bool config_add_value(const struct config *config, const struct config_key *key, struct buffer *out);
 

@@ -204,7 +204,7 @@ bool config_set_text(struct config *config, const struct config_key *key, const 
     char expected[EXPECTED_MOST];
     if (!utf8_valid(text, strlen(text)))
         return error_set(error, ERROR_INPUT, "%s: expected text in UTF-8", from);
-    bool map = key->type == CONFIG_PAIRS || key->type == CONFIG_PRICES;
+    bool map = key->type == CONFIG_PAIRS || key->type == CONFIG_PRICES || key->type == CONFIG_LORAS;
     if (map && !*text) return true;
     if (map || (key->type == CONFIG_TEXTS && *text == '['))
         return set_yaml_text(config, key, text, from, error);
@@ -280,6 +280,7 @@ bool config_set_node(struct config *config, const struct config_key *key, const 
     if (key->type == CONFIG_TEXTS) return set_list_node(config, key, node, error);
     if (key->type == CONFIG_PAIRS) return set_pairs_node(config, key, node, error);
     if (key->type == CONFIG_PRICES) return set_prices_node(config, key, node, error);
+    if (key->type == CONFIG_LORAS) return config_set_loras(config, at(config, key), node, error);
     describe(key, expected);
     if (node->type != YAML_TYPE_TEXT)
         return yaml_fail(node, error, "expected %s, found a %s", expected,
@@ -298,7 +299,7 @@ static bool is_plain(int32_t point) {
 }
 
 // A text in double quotes, as YAML reads it.
-static bool add_quoted(struct buffer *out, const char *text) {
+bool config_add_quoted(struct buffer *out, const char *text) {
     bool good = buffer_add_string(out, "\"");
     for (size_t left = strlen(text); good && left;) {
         int32_t point;
@@ -317,7 +318,7 @@ static bool add_prices(struct buffer *out, const struct config_prices *prices) {
     bool good = buffer_add_string(out, "{");
     for (int i = 0; good && i < prices->count; i++) {
         const struct price_list *list = &prices->items[i].list;
-        good = buffer_add_string(out, i ? ", " : "") && add_quoted(out, prices->items[i].model) &&
+        good = buffer_add_string(out, i ? ", " : "") && config_add_quoted(out, prices->items[i].model) &&
                buffer_add_string(out, ": {");
         for (int k = 0; good && k < list->count; k++) {
             const struct price_component *component = &list->components[k];
@@ -338,15 +339,15 @@ static bool add_prices(struct buffer *out, const struct config_prices *prices) {
 static bool add_texts(struct buffer *out, const struct config_texts *list) {
     bool good = buffer_add_string(out, "[");
     for (int i = 0; good && i < list->count; i++)
-        good = buffer_add_string(out, i ? ", " : "") && add_quoted(out, list->items[i]);
+        good = buffer_add_string(out, i ? ", " : "") && config_add_quoted(out, list->items[i]);
     return good && buffer_add_string(out, "]");
 }
 
 static bool add_pairs(struct buffer *out, const struct config_pairs *pairs) {
     bool good = buffer_add_string(out, "{");
     for (int i = 0; good && i < pairs->count; i++)
-        good = buffer_add_string(out, i ? ", " : "") && add_quoted(out, pairs->items[i].name) &&
-               buffer_add_string(out, ": ") && add_quoted(out, pairs->items[i].value);
+        good = buffer_add_string(out, i ? ", " : "") && config_add_quoted(out, pairs->items[i].name) &&
+               buffer_add_string(out, ": ") && config_add_quoted(out, pairs->items[i].value);
     return good && buffer_add_string(out, "}");
 }
 
@@ -368,7 +369,7 @@ bool config_add_value(const struct config *config, const struct config_key *key,
         show_measure((double)*(const int64_t *)value, SIZES, SIZE_COUNT, text, sizeof text);
         return buffer_add_string(out, text);
     case CONFIG_TEXT:
-        return add_quoted(out, *(const char *const *)value);
+        return config_add_quoted(out, *(const char *const *)value);
     case CONFIG_WORD:
         for (int i = *(const int *)value; i > 0; i--) word += strcspn(word, " ") + 1;
         return buffer_add(out, word, strcspn(word, " "));
@@ -378,6 +379,8 @@ bool config_add_value(const struct config *config, const struct config_key *key,
         return add_pairs(out, value);
     case CONFIG_PRICES:
         return add_prices(out, value);
+    case CONFIG_LORAS:
+        return config_add_loras(value, out);
     }
     return false;
 }

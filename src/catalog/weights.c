@@ -86,6 +86,11 @@ static bool look_for(const struct config *config, struct model_card *card, struc
 }
 
 bool catalog_look_for_weights(struct catalog *catalog, struct error *error) {
+    const struct config_loras *loras = &catalog->config->loras;
+    for (int i = 0; i < loras->count; i++)
+        if (!file_exists(loras->items[i].file))
+            return error_set(error, ERROR_NOT_FOUND, "loras: %s: there is no file %.200s",
+                             loras->items[i].name, loras->items[i].file);
     for (int i = 0; i < catalog->count; i++)
         if (!look_for(catalog->config, catalog->cards[i], error)) return false;
     return true;

@@ -21,6 +21,7 @@ struct dump_options {
     struct limn_options engine;
     struct limn_request request;
     float sigmas[LIMN_STEPS_MOST];
+    struct limn_lora loras[LIMN_LORAS_MOST];
 };
 
 struct dump {
@@ -32,6 +33,7 @@ static const char help[] = "usage: limn dump --model DIR --prompt TEXT -o FILE.s
                            "Runs one request and writes the values between its stages.\n\n"
                            "  --image FILE     a reference image, up to four times\n"
                            "  --size WxH  --seed N  --steps N  --guidance X  --sigmas A,B,...\n"
+                           "  --lora FILE[:SCALE]  a LoRA, up to four times\n"
                            "  --noise f32|bf16  --compute f32|bf16  --isa NAME  --threads N\n";
 
 enum {
@@ -41,6 +43,7 @@ enum {
     OPTION_STEPS,
     OPTION_GUIDANCE,
     OPTION_SIGMAS,
+    OPTION_LORA,
     OPTION_NOISE,
     OPTION_COMPUTE,
     OPTION_ISA,
@@ -57,6 +60,7 @@ static const struct option long_options[] = {
     {"steps", required_argument, NULL, OPTION_STEPS},
     {"guidance", required_argument, NULL, OPTION_GUIDANCE},
     {"sigmas", required_argument, NULL, OPTION_SIGMAS},
+    {"lora", required_argument, NULL, OPTION_LORA},
     {"noise", required_argument, NULL, OPTION_NOISE},
     {"compute", required_argument, NULL, OPTION_COMPUTE},
     {"isa", required_argument, NULL, OPTION_ISA},
@@ -89,7 +93,18 @@ static bool read_number(int option, const char *text, struct dump_options *optio
     }
 }
 
-static bool read_option(int option, const char *text, struct dump_options *options) {
+static bool add_lora(char *text, struct dump_options *options) {
+    struct limn_request *request = &options->request;
+    if (request->lora_count == LIMN_LORAS_MOST) {
+        fprintf(stderr, "limn: --lora: more than %d LoRAs\n", LIMN_LORAS_MOST);
+        return false;
+    }
+    struct limn_lora *lora = &options->loras[request->lora_count++];
+    request->loras = options->loras;
+    return option_lora("--lora", text, LIMN_LORA_SCALE_MOST, &lora->file, &lora->scale);
+}
+
+static bool read_option(int option, char *text, struct dump_options *options) {
     static const char *const types[] = {"f32", "bf16"};
     struct limn_request *request = &options->request;
     int word = 0;
@@ -113,6 +128,8 @@ static bool read_option(int option, const char *text, struct dump_options *optio
     case OPTION_ISA:
         options->engine.isa = text;
         return true;
+    case OPTION_LORA:
+        return add_lora(text, options);
     case OPTION_SIZE:
         return option_size("--size", text, 1, LIMN_SIDE_MOST, &request->width, &request->height);
     case OPTION_SIGMAS:

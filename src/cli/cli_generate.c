@@ -29,6 +29,7 @@ struct generate_options {
     enum image_format format;
     int quality;
     float sigmas[LIMN_STEPS_MOST];
+    struct limn_lora loras[LIMN_LORAS_MOST];
     int previews[PREVIEWS_MOST];
     bool seed_given, quiet, json, edit;
 };
@@ -67,6 +68,8 @@ static const char help[] =
     "      --guidance X      how closely to follow the prompt (default: the model's)\n"
     "      --sigmas A,B,...  own noise levels before the shift, falling, each above 0 and at most 1; sets "
     "the steps\n"
+    "      --lora FILE[:SCALE]   apply a LoRA (safetensors), beside the model's own; may be given up to four "
+    "times\n"
     "  -n, --n N             number of pictures, 1 to 10; picture k uses seed + k\n"
     "  -o, --output FILE     where to write (default: limn-SEED.png; - is standard output); with -n, FILE-0, "
     "FILE-1, ...\n"
@@ -96,6 +99,7 @@ enum {
     OPTION_STEPS,
     OPTION_GUIDANCE,
     OPTION_SIGMAS,
+    OPTION_LORA,
     OPTION_FORMAT,
     OPTION_QUALITY,
     OPTION_PREVIEW,
@@ -115,6 +119,7 @@ static const struct option long_options[] = {
     {"steps", required_argument, NULL, OPTION_STEPS},
     {"guidance", required_argument, NULL, OPTION_GUIDANCE},
     {"sigmas", required_argument, NULL, OPTION_SIGMAS},
+    {"lora", required_argument, NULL, OPTION_LORA},
     {"n", required_argument, NULL, 'n'},
     {"output", required_argument, NULL, 'o'},
     {"format", required_argument, NULL, OPTION_FORMAT},
@@ -155,6 +160,22 @@ static bool add_reference(const char *path, struct generate_options *options) {
     }
     options->reference_paths[options->request.reference_count++] = path;
     return true;
+}
+
+static bool add_lora(char *text, struct generate_options *options) {
+    struct limn_request *request = &options->request;
+    if (request->lora_count == LIMN_LORAS_MOST) {
+        fprintf(stderr, "limn: --lora: more than %d LoRAs\n", LIMN_LORAS_MOST);
+        return false;
+    }
+    struct limn_lora *lora = &options->loras[request->lora_count++];
+    request->loras = options->loras;
+    return option_lora("--lora", text, LIMN_LORA_SCALE_MOST, &lora->file, &lora->scale);
+}
+
+static void on_warning(void *user, const char *message) {
+    (void)user;
+    fprintf(stderr, "limn: %s\n", message);
 }
 
 // The options that set numbers of the request.
@@ -246,6 +267,9 @@ static int read_arguments(int count, char **arguments, struct generate_options *
             break;
         case OPTION_ISA:
             options->engine.isa = optarg;
+            break;
+        case OPTION_LORA:
+            good = add_lora(optarg, options);
             break;
         case OPTION_NOISE:
         case OPTION_COMPUTE:
@@ -454,6 +478,7 @@ int command_generate(int count, char **arguments) {
     struct generate_options options = {.quality = -1, .edit = !strcmp(arguments[0], "edit")};
     limn_options_init(&options.engine);
     limn_request_init(&options.request);
+    options.engine.warning = on_warning;
     int stop = read_arguments(count, arguments, &options);
     if (stop) return stop - 1;
     if (options.edit && !options.request.reference_count) {

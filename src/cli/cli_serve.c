@@ -50,6 +50,7 @@ static const char HELP[] =
     "used)\n"
     "  --media-dir DIR      where pictures behind URLs are kept, for 60 minutes (default: STATE/media)\n"
     "  --queue-depth N      requests that may wait; one more is answered with 429\n"
+    "  --lora FILE[:SCALE]  a LoRA of every request to that model; may be given up to four times\n"
     "  --threads N          threads of the engine (default: one a processor)\n"
     "  --isa NAME           instruction set of the engine, as `limn --version` names them (default: the "
     "best)\n"
@@ -64,6 +65,8 @@ static const char HELP[] =
 struct serve_options {
     struct server_options server;
     struct config config;
+    const char *loras[QUEUE_LORAS_MOST];
+    int lora_count;
     const char *config_path;
     char *model_path, *state, *media, *records, *spool, *program;
     const char *worker_program; // NULL: this binary
@@ -123,6 +126,12 @@ static bool read_option(struct serve_options *options, int letter, const char *t
         return true;
     case 'q':
         return read_count("--queue-depth", text, 0, 100000, &config->queue.depth);
+    case 'L':
+        if (options->lora_count == QUEUE_LORAS_MOST) return usage("--lora", "at most 4 of them");
+        if (!*text) return usage("--lora", "FILE or FILE:SCALE");
+        options->loras[options->lora_count++] = text;
+        config->local.loras = (struct config_texts){options->loras, options->lora_count};
+        return true;
     case 't':
         return read_count("--threads", text, 0, 256, &config->local.threads);
     case 'i':
@@ -167,6 +176,7 @@ static int read_arguments(struct serve_options *options, int count, char **argum
         {"public-url", required_argument, NULL, 'u'},
         {"media-dir", required_argument, NULL, 'd'},
         {"queue-depth", required_argument, NULL, 'q'},
+        {"lora", required_argument, NULL, 'L'},
         {"threads", required_argument, NULL, 't'},
         {"isa", required_argument, NULL, 'i'},
         {"compute", required_argument, NULL, 'c'},
@@ -265,6 +275,8 @@ static void take_limits(struct server_limits *limits, const struct config *confi
 }
 
 static void take_queue(struct queue_options *queue, const struct config *config) {
+    for (int i = 0; i < config->local.loras.count; i++) queue->loras[i] = config->local.loras.items[i];
+    queue->lora_count = config->local.loras.count;
     queue->depth = config->queue.depth;
     queue->threads = config->local.threads;
     queue->isa = *config->local.isa ? config->local.isa : NULL;

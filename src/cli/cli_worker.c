@@ -1,6 +1,7 @@
 // limn worker: the process that holds the model and draws for `limn serve`. Started by the server, not by hand. Relies on
 // queue/worker.h.
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "image/image.h"
 #include "queue/process.h"
 #include "queue/worker.h"
@@ -15,7 +16,7 @@
 static const char HELP[] =
     "limn worker - draw for a server (started by `limn serve`, not by hand)\n\n"
     "usage: limn worker --model DIR --spool DIR [--threads N] [--isa NAME] [--compute auto|f32|bf16]\n"
-    "       [--cache-megabytes N]\n\n"
+    "       [--cache-megabytes N] [--lora FILE[:SCALE]]...\n\n"
     "Speaks the queue's messages on file descriptor 3 and ends when that closes.\n";
 
 static int wrong(const char *what) {
@@ -37,15 +38,22 @@ static bool read_compute(const char *name, enum limn_compute *compute) {
 
 int command_worker(int count, char **arguments) {
     static const struct option known[] = {
-        {"model", required_argument, NULL, 'm'},   {"spool", required_argument, NULL, 's'},
-        {"threads", required_argument, NULL, 't'}, {"isa", required_argument, NULL, 'i'},
-        {"compute", required_argument, NULL, 'c'}, {"cache-megabytes", required_argument, NULL, 'C'},
-        {"help", no_argument, NULL, 'h'},          {0},
+        {"model", required_argument, NULL, 'm'},
+        {"spool", required_argument, NULL, 's'},
+        {"threads", required_argument, NULL, 't'},
+        {"isa", required_argument, NULL, 'i'},
+        {"compute", required_argument, NULL, 'c'},
+        {"cache-megabytes", required_argument, NULL, 'C'},
+        {"lora", required_argument, NULL, 'l'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
     };
     const char *form = getenv("LIMN_LOG_FORMAT");
     struct log log = {LOG_INFO, "worker", form && !strcmp(form, "json")};
     struct worker_options options = {.socket = PROCESS_SOCKET, .log = &log};
+    struct limn_lora loras[LIMN_LORAS_MOST];
     limn_options_init(&options.engine);
+    options.engine.loras = loras;
     for (int letter; (letter = getopt_long(count, arguments, "h", known, NULL)) != -1;) {
         char *end;
         long number;
@@ -75,6 +83,13 @@ int command_worker(int count, char **arguments) {
             if (errno || *end || number < 0 || number > 1 << 20)
                 return wrong("--cache-megabytes: expected 0 to 1048576");
             options.engine.cache_bytes = (size_t)number << 20;
+            break;
+        case 'l':
+            if (options.engine.lora_count == LIMN_LORAS_MOST) return wrong("--lora: more than 4 of them");
+            if (!option_lora("--lora", optarg, LIMN_LORA_SCALE_MOST, &loras[options.engine.lora_count].file,
+                             &loras[options.engine.lora_count].scale))
+                return 2;
+            options.engine.lora_count++;
             break;
         case 'h':
             fputs(HELP, stdout);

@@ -83,3 +83,20 @@ bool option_word(const char *option, const char *text, const char *const *words,
     fprintf(stderr, "\n");
     return false;
 }
+
+bool option_lora(const char *option, char *text, double most, const char **file, float *scale) {
+    char *colon = strrchr(text, ':'), *end = NULL;
+    double number = colon ? strtod(colon + 1, &end) : 1;
+    const bool scaled = colon && end != colon + 1 && !*end;
+    *file = text;
+    *scale = scaled ? (float)number : 1;
+    if (scaled && !(fabs(number) <= most)) {
+        fprintf(stderr, "limn: %s: the scale \"%s\" is not a number from %g to %g\n", option, colon + 1,
+                -most, most);
+        return false;
+    }
+    if (scaled) *colon = 0;
+    if (*text) return true;
+    fprintf(stderr, "limn: %s: expected FILE or FILE:SCALE\n", option);
+    return false;
+}

@@ -22,4 +22,8 @@ bool option_size(const char *option, const char *text, int least, int most, int 
 // One of the [count] words; *index is its place.
 bool option_word(const char *option, const char *text, const char *const *words, int count, int *index);
 
+// "FILE" or "FILE:SCALE", the scale in [-most, most] (1 where none is given). Cuts [text] at the colon; *file points into it. A
+// colon with no number behind it belongs to the file's name.
+bool option_lora(const char *option, char *text, double most, const char **file, float *scale);
+
 #endif

@@ -1,5 +1,6 @@
 // See image_parameters.h. One table says which parameters there are and how each is read.
 #include "gateway/image_parameters.h"
+#include "gateway/image_loras.h"
 #include "gateway/image_pictures.h"
 
 #include <errno.h>
@@ -322,12 +323,9 @@ static bool take_sync_mode(const struct parameter *p) {
     return read_bool(p, &p->request->sync_mode);
 }
 
-// What it names is judged against the card.
+// What it names is judged against the configuration (plan.c).
 static bool take_lora(const struct parameter *p) {
-    if (!json_is_string(p->value) && !json_is_object(p->value) && !json_is_array(p->value))
-        return wrong(p, "a string, an object or an array of them");
-    p->request->has_lora = true;
-    return true;
+    return image_loras_take(p->request, p->value, p->from_form, p->error);
 }
 
 static bool take_images(const struct parameter *p) {

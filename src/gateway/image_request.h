@@ -25,6 +25,8 @@
 #define PICTURE_BYTES_MOST  (50u << 20) // of an encoded picture that comes in
 #define PICTURE_PIXELS_MOST 100000000   // by its header, where the owner says nothing else
 #define GUIDANCE_MOST       20
+#define LORAS_MOST          4
+#define LORA_SCALE_MOST     4.0
 
 // A picture that came with the request.
 struct image_reference {
@@ -33,6 +35,12 @@ struct image_reference {
     struct image_header header; // {0} while it has to be fetched
     unsigned char hash[32];     // BLAKE2b-256 of the file, where has_hash
     bool has_hash;
+};
+
+struct image_lora {
+    const char *name; // of one that the owner has set up
+    double scale;     // where has_scale; else the owner's
+    bool has_scale;
 };
 
 enum answer_as { ANSWER_DEFAULT, ANSWER_URL, ANSWER_BASE64 };
@@ -64,7 +72,8 @@ struct image_request {
     int sigma_count;
     bool prompt_enhancement;                 // asked to be on
     bool has_safety_checker, safety_checker; // given; on
-    bool has_lora;                           // given
+    struct image_lora loras[LORAS_MOST];
+    int lora_count;
     bool stream;
     int partial_images; // 0 to PARTIALS_MOST previews before each picture of a stream
 

@@ -1,5 +1,6 @@
 // See plan.h.
 #include "gateway/plan.h"
+#include "gateway/image_loras.h"
 
 #include <sodium.h>
 #include <stdio.h>
@@ -123,7 +124,7 @@ static bool check_features(const struct plan *plan, const struct config *config,
         return api_error_set(
             error, API_INVALID_REQUEST, "enable_safety_checker",
             "enable_safety_checker: the owner of this server does not let it be switched off");
-    if (request->has_lora && !card_offers(card, "lora", provider))
+    if (request->lora_count && !card_offers(card, "lora", provider))
         return refuse(error, "lora", card, "leave it out");
     if (request->has_mask && !card_offers(card, "mask", provider))
         return refuse(error, "mask", card, "describe in the prompt what is to be changed");
@@ -182,6 +183,7 @@ bool plan_make(struct plan *plan, const struct catalog *catalog, const struct co
     if (!find_model(plan, catalog, request, error) || !check_key(plan, principal, error)) return false;
     if (!check_features(plan, config, request, error) || !check_counts(plan->choice.card, request, error))
         return false;
+    if (!image_loras_find(request, config, plan->choice.card->id, plan->loras, error)) return false;
     const char *name;
     json_t *value;
     json_object_foreach(request->given, name,

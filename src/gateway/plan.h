@@ -6,17 +6,19 @@
 #include "catalog/catalog.h"
 #include "gateway/image_request.h"
 #include "gateway/principal.h"
+#include "queue/queue.h"
 
 struct plan {
     struct catalog_choice choice;
     struct size_request asked;
-    struct size_result size; // filled in by plan_size
-    int output_quality;      // 0 to 100; -1: the encoder's default
-    bool base64;             // b64_json, else a URL
-    bool data_uri;           // the URL is a data URI
-    int call_images;         // pictures that one call to the provider makes at most
-    int calls;               // to the provider
-    struct price estimate;   // filled in by plan_size; its lines point into the card
+    struct size_result size;             // filled in by plan_size
+    int output_quality;                  // 0 to 100; -1: the encoder's default
+    bool base64;                         // b64_json, else a URL
+    bool data_uri;                       // the URL is a data URI
+    int call_images;                     // pictures that one call to the provider makes at most
+    int calls;                           // to the provider
+    struct queue_lora loras[LORAS_MOST]; // of the request, as many as it names; files of the configuration
+    struct price estimate;               // filled in by plan_size; its lines point into the card
 };
 
 // Finds the model and holds the parameters against its card: what it does not offer, or only within other limits, is a 400 with

@@ -197,12 +197,14 @@ static void describe_job(const struct work *work, const struct job *job, struct 
                                    .guidance = (float)request->guidance,
                                    .sigmas = request->sigma_count ? request->sigmas : NULL,
                                    .sigma_count = request->sigma_count,
+                                   .lora_count = request->lora_count,
                                    .output_format = image_format_name(request->format),
                                    .output_quality = work->plan.output_quality,
                                    .transparent = request->background == BACKGROUND_TRANSPARENT,
                                    .preview_count = request->stream ? request->partial_images : 0};
     for (int i = 0; i < request->reference_count; i++)
         turn->job.reference_files[i] = request->references[i].file;
+    for (int i = 0; i < request->lora_count; i++) turn->job.loras[i] = work->plan.loras[i];
 }
 
 // Hands one job over; with work->lock held.
@@ -311,8 +313,20 @@ static void name_parameter(struct error *error) {
             snprintf(error->field, sizeof error->field, "%s", names[i].wire);
 }
 
-static void read_failure(const struct queue_event *event, struct api_error *error) {
+// A LoRA that the engine refuses is the owner's matter: its file's name and what is wrong with it go to the log.
+static bool hide_lora(const struct work *work, const struct error *cause, struct api_error *error) {
+    int index;
+    if (sscanf(cause->field, "loras[%d]", &index) != 1 || index < 0 || index >= work->request->lora_count)
+        return false;
+    const char *name = work->request->loras[index].name;
+    log_error(work->gateway->log, "%s: LoRA %s: %s", work->id, name, cause->message);
+    return !api_error_set(error, API_INVALID_REQUEST, "lora",
+                          "lora: \"%.60s\" cannot be applied to this model; the server's log says why", name);
+}
+
+static void read_failure(const struct work *work, const struct queue_event *event, struct api_error *error) {
     struct error cause = event->error;
+    if (event->failure == QUEUE_FAILURE_JOB && hide_lora(work, &cause, error)) return;
     name_parameter(&cause);
     enum api_code code = API_OK;
     if (event->failure == QUEUE_FAILURE_TIME) code = API_GENERATION_TIMEOUT;
@@ -397,7 +411,7 @@ static void on_image(struct work *work, struct job *job, const struct queue_even
 
 static void on_rerun(struct work *work, struct job *job, const struct queue_event *event) {
     struct api_error error = {0};
-    read_failure(event, &error);
+    read_failure(work, event, &error);
     end_attempt(work, job, status_of(error.code), &error);
     work->rerun = true;
     work->queued = clock_unix_micros();
@@ -410,7 +424,7 @@ static void on_rerun(struct work *work, struct job *job, const struct queue_even
 
 static void on_over(struct work *work, struct job *job, const struct queue_event *event) {
     if (event->kind == QUEUE_FAILED) {
-        read_failure(event, &job->error);
+        read_failure(work, event, &job->error);
         end_attempt(work, job, status_of(job->error.code), &job->error);
     } else {
         job->text_tokens = event->text_tokens;

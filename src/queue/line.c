@@ -27,6 +27,8 @@ static bool copy_job(struct line_job *job, const struct queue_job *from) {
     for (int i = 0; good && i < from->reference_count; i++)
         good = (to->reference_files[i] = arena_strdup(arena, from->reference_files[i]));
     if (good && from->mask_file) good = (to->mask_file = arena_strdup(arena, from->mask_file));
+    for (int i = 0; good && i < from->lora_count; i++)
+        good = (to->loras[i].file = arena_strdup(arena, from->loras[i].file));
     if (good && from->sigma_count > 0) {
         size_t size = sizeof *from->sigmas * (size_t)from->sigma_count;
         float *sigmas = arena_alloc(arena, size);

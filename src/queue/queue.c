@@ -40,6 +40,8 @@ enum worker_state { WORKER_NONE, WORKER_STARTING, WORKER_READY };
 struct queue {
     char *program, *model_folder, *spool_folder, *isa, *compute;
     char threads[16], cache[16];
+    char *loras[QUEUE_LORAS_MOST];
+    int lora_count;
     int depth;
     double lease_seconds, stall_seconds, cancel_seconds;
     const struct log *log;
@@ -105,6 +107,9 @@ bool queue_job_check(const struct queue_job *job, struct error *error) {
         return error_set(error, ERROR_INTERNAL, "\"%s\" is no name of a spool file", job->mask_file);
     if (job->mask_file && job->reference_count == 0)
         return error_set_field(error, ERROR_INPUT, "mask", "a mask without an image that it could belong to");
+    if (job->lora_count < 0 || job->lora_count > QUEUE_LORAS_MOST)
+        return error_set_field(error, ERROR_INPUT, "lora", "%d LoRAs, expected at most %d", job->lora_count,
+                               QUEUE_LORAS_MOST);
     if (!job->output_format || strlen(job->output_format) > 16)
         return error_set(error, ERROR_INTERNAL, "a job without an output format");
     return true;
@@ -135,8 +140,8 @@ static bool write_prompt(struct queue *queue, const char *prompt, struct job *jo
 
 static struct job *make_job(struct queue *queue, const struct queue_job *from, struct error *error) {
     struct job *job = calloc(1, sizeof *job);
-    json_t *references = json_array(), *sigmas = json_array();
-    bool good = job && references && sigmas && (job->message = json_object());
+    json_t *references = json_array(), *sigmas = json_array(), *loras = json_array();
+    bool good = job && references && sigmas && loras && (job->message = json_object());
     if (good) {
         json_t *m = job->message;
         snprintf(job->id, sizeof job->id, "%s", from->id);
@@ -145,6 +150,9 @@ static struct job *make_job(struct queue *queue, const struct queue_job *from, s
             good = json_array_append_new(references, json_string(from->reference_files[i])) == 0;
         for (int i = 0; good && i < from->sigma_count; i++)
             good = json_array_append_new(sigmas, json_real((double)from->sigmas[i])) == 0;
+        for (int i = 0; good && i < from->lora_count; i++)
+            good = json_array_append_new(loras, json_pack("{s:s, s:f}", "file", from->loras[i].file, "scale",
+                                                          (double)from->loras[i].scale)) == 0;
         good = good && set(m, "job", json_string(from->id)) && set(m, "width", json_integer(from->width)) &&
                set(m, "height", json_integer(from->height)) &&
                set(m, "deliver_width", json_integer(from->deliver_width)) &&
@@ -158,10 +166,13 @@ static struct job *make_job(struct queue *queue, const struct queue_job *from, s
                set(m, "preview_count", json_integer(from->preview_count)) &&
                set(m, "transparent", json_boolean(from->transparent)) &&
                (!from->mask_file || set(m, "mask", json_string(from->mask_file))) &&
-               json_object_set(m, "references", references) == 0 && json_object_set(m, "sigmas", sigmas) == 0;
+               json_object_set(m, "references", references) == 0 &&
+               json_object_set(m, "sigmas", sigmas) == 0 &&
+               (!from->lora_count || json_object_set(m, "loras", loras) == 0);
     }
     json_decref(references);
     json_decref(sigmas);
+    json_decref(loras);
     if (!good)
         error_set(error, ERROR_MEMORY, "no memory for the job");
     else if (strlen(from->prompt) > PROMPT_INLINE_MOST)
@@ -277,12 +288,14 @@ static void set_ready(struct queue *queue, bool ready) {
 }
 
 static void start_worker(struct queue *queue) {
-    const char *arguments[16] = {
+    const char *arguments[16 + 2 * QUEUE_LORAS_MOST] = {
         queue->program,      "worker",    "--model",      queue->model_folder, "--spool",
         queue->spool_folder, "--threads", queue->threads, "--cache-megabytes", queue->cache};
     int count = 10;
     if (queue->isa) arguments[count++] = "--isa", arguments[count++] = queue->isa;
     if (queue->compute) arguments[count++] = "--compute", arguments[count++] = queue->compute;
+    for (int i = 0; i < queue->lora_count; i++)
+        arguments[count++] = "--lora", arguments[count++] = queue->loras[i];
     struct error error = {0};
     queue->in.length = queue->out.length = 0;
     if (!process_start(&queue->process, queue->program, arguments, &error)) {
@@ -688,6 +701,7 @@ static void free_queue(struct queue *queue) {
     free(queue->spool_folder);
     free(queue->isa);
     free(queue->compute);
+    for (int i = 0; i < queue->lora_count; i++) free(queue->loras[i]);
     buffer_free(&queue->in);
     buffer_free(&queue->out);
     if (queue->wake >= 0) close(queue->wake);
@@ -724,6 +738,8 @@ struct queue *queue_open(const struct queue_options *options, queue_listener *li
     queue->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     bool good = queue->program && queue->model_folder && queue->spool_folder &&
                 (!options->isa || queue->isa) && (!options->compute || queue->compute) && queue->wake >= 0;
+    for (int i = 0; i < options->lora_count && good; i++)
+        good = (queue->loras[queue->lora_count++] = strdup(options->loras[i])) != NULL;
     if (good) {
         pthread_condattr_t monotonic;
         pthread_condattr_init(&monotonic);

@@ -23,13 +23,16 @@ struct queue;
 #define QUEUE_REFERENCES_MOST 4
 #define QUEUE_PREVIEWS_MOST   3
 #define QUEUE_SIGMAS_MOST     200
+#define QUEUE_LORAS_MOST      4
 
 struct queue_options {
     const char *program; // path of the limn binary
     const char *model_folder;
     const char *spool_folder;
-    int threads;               // of the worker, 0: all
-    const char *isa, *compute; // NULL: automatic
+    int threads;                         // of the worker, 0: all
+    const char *isa, *compute;           // NULL: automatic
+    const char *loras[QUEUE_LORAS_MOST]; // of every job, "FILE" or "FILE:SCALE"
+    int lora_count;
     int cache_megabytes; // of the worker, for encodings of prompts and references; 0: 256, negative: none
     int depth; // jobs that may wait beside the running one; one more is refused with ERROR_UNAVAILABLE
     double
@@ -37,6 +40,12 @@ struct queue_options {
     double stall_seconds;  // the same for a job that makes no headway though the worker beats; 0: 900
     double cancel_seconds; // a worker that has not ended a cancelled job after so long is killed; 0: 30
     const struct log *log; // NULL: silent
+};
+
+// A LoRA of one job. The file is the owner's, never named by a client.
+struct queue_lora {
+    const char *file;
+    float scale;
 };
 
 struct queue_job {  // all strings UTF-8, copied by queue_submit
@@ -56,6 +65,8 @@ struct queue_job {  // all strings UTF-8, copied by queue_submit
     float guidance;      // negative: default
     const float *sigmas; // NULL: default
     int sigma_count;
+    struct queue_lora loras[QUEUE_LORAS_MOST];
+    int lora_count;
     const char *output_format; // "png", "jpeg", "webp", "gif", "avif"; previews have it too
     int output_quality;        // 0 to 100; -1: default
     bool transparent;          // cut the plain background away (image_cut_background); not with "jpeg"

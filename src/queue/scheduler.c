@@ -37,7 +37,7 @@ struct slot { // a model
 
 struct scheduler {
     struct queue_options queue;
-    char *program, *spool, *isa, *compute; // behind queue's pointers
+    char *program, *spool, *isa, *compute, *loras[QUEUE_LORAS_MOST]; // behind queue's pointers
     int resident_most, depth, principal_depth;
     double time_limit;
     const struct log *log;
@@ -344,6 +344,7 @@ static bool open_slot(struct scheduler *scheduler, struct slot *slot, struct err
     struct queue_options options = scheduler->queue;
     options.model_folder = slot->folder;
     options.depth = 1;
+    if (slot != scheduler->slots) options.lora_count = 0;
     slot->queue = queue_open(&options, on_event, slot, error);
     if (!slot->queue) return false;
     slot->last_used = clock_seconds();
@@ -645,6 +646,7 @@ static void free_scheduler(struct scheduler *scheduler) {
     free(scheduler->spool);
     free(scheduler->isa);
     free(scheduler->compute);
+    for (int i = 0; i < QUEUE_LORAS_MOST; i++) free(scheduler->loras[i]);
     pthread_mutex_destroy(&scheduler->lock);
     pthread_cond_destroy(&scheduler->wake);
     pthread_cond_destroy(&scheduler->changed);
@@ -680,6 +682,10 @@ static bool copy_options(struct scheduler *scheduler, const struct scheduler_opt
     scheduler->queue.spool_folder = scheduler->spool;
     scheduler->queue.isa = scheduler->isa;
     scheduler->queue.compute = scheduler->compute;
+    for (int i = 0; i < queue->lora_count; i++) {
+        good = good && copy_text(&scheduler->loras[i], queue->loras[i]);
+        scheduler->queue.loras[i] = scheduler->loras[i];
+    }
     return good;
 }
 

@@ -32,7 +32,8 @@ struct scheduler_model {
 };
 
 struct scheduler_options {
-    struct queue_options queue; // for each model's queue; model_folder and depth are the scheduler's own
+    // For each model's queue; model_folder and depth are the scheduler's own, and loras are the first model's alone.
+    struct queue_options queue;
     const struct scheduler_model *models;
     int model_count;     // 1 to SCHEDULER_MODELS_MOST
     int resident_most;   // worker processes at once; 0: 1

@@ -124,11 +124,19 @@ static json_t *wait_for_job(struct worker *worker) {
     return job;
 }
 
+static void on_warning(void *user, const char *message) {
+    const struct worker *worker = user;
+    log_warning(worker->options->log, "%s", message);
+}
+
 // The engine's thread.
 static void *run_engine(void *context) {
     struct worker *worker = context;
     struct limn_error cause = {0};
-    struct limn_model *model = limn_open(worker->options->model_folder, &worker->options->engine, &cause);
+    struct limn_options engine = worker->options->engine;
+    engine.warning = on_warning;
+    engine.warning_user = worker;
+    struct limn_model *model = limn_open(worker->options->model_folder, &engine, &cause);
     if (!model) {
         struct error error = {0};
         worker_error_from(&error, &cause);

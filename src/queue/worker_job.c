@@ -25,6 +25,7 @@ struct job_work {
     struct limn_image borrowed[QUEUE_REFERENCES_MOST]; // views of references
     double sigmas[QUEUE_SIGMAS_MOST];
     float sigmas_f32[QUEUE_SIGMAS_MOST];
+    struct limn_lora loras[QUEUE_LORAS_MOST];
     int preview_steps[QUEUE_PREVIEWS_MOST];
     int deliver_width, deliver_height; // 0: as rendered
     struct mask mask;
@@ -174,6 +175,28 @@ static bool read_output(struct job_work *work, struct json_place place, struct e
     return always || image_can_encode(work->format, error);
 }
 
+// Files that the owner of the server has named.
+static bool read_loras(struct job_work *work, struct json_place place, struct error *error) {
+    const json_t *list = NULL;
+    if (!json_get_array(place, "loras", JSON_OPTIONAL, &list, error)) return false;
+    if (json_array_size(list) > QUEUE_LORAS_MOST)
+        return error_set_field(error, ERROR_INPUT, "lora", "job: too many LoRAs");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        struct json_place inner = {json_array_get(list, i), "job: loras"};
+        double scale = 1;
+        if (!json_is_object(inner.object))
+            return error_set(error, ERROR_INPUT, "job: loras: expected objects");
+        if (!json_get_string(inner, "file", JSON_REQUIRED, &work->loras[i].file, error) ||
+            !json_get_number(inner, "scale", JSON_REQUIRED, -LIMN_LORA_SCALE_MOST, LIMN_LORA_SCALE_MOST,
+                             &scale, error))
+            return false;
+        work->loras[i].scale = (float)scale;
+    }
+    work->request.loras = work->loras;
+    work->request.lora_count = (int)json_array_size(list);
+    return true;
+}
+
 static bool read_job(struct job_work *work, struct json_place place, struct error *error) {
     struct limn_request *request = &work->request;
     limn_request_init(request);
@@ -199,8 +222,9 @@ static bool read_job(struct job_work *work, struct json_place place, struct erro
     for (int i = 0; i < request->sigma_count; i++) work->sigmas_f32[i] = (float)work->sigmas[i];
     if (request->sigma_count) request->sigmas = work->sigmas_f32;
     place_previews(work, previews, work->info.default_steps);
-    return read_output(work, place, error) && read_prompt(work, place, error) &&
-           read_references(work, place, error) && read_mask(work, place, error);
+    return read_output(work, place, error) && read_loras(work, place, error) &&
+           read_prompt(work, place, error) && read_references(work, place, error) &&
+           read_mask(work, place, error);
 }
 
 // Cuts [width] x [height] out of the middle, in place.

@@ -67,7 +67,8 @@ def check_error(status, body, wanted, param=None, part=""):
     ({"prompt": "a", "image": "data:image/png;base64,AA"}, "image", "/images/edits"),
     ({"prompt": "a", "sync_mode": "on"}, "sync_mode", "true or false"),
     ({"prompt": "a", "prompt_enhancement": "on"}, "prompt_enhancement", "does not offer"),
-    ({"prompt": "a", "lora": "x"}, "lora", "does not offer"),
+    ({"prompt": "a", "lora": "x"}, "lora", "there is no \"x\" for model"),
+    ({"prompt": "a", "lora": {"path": "/etc/passwd"}}, "lora", "files cannot be"),
     ({"prompt": "a", "enable_safety_checker": True}, "enable_safety_checker", "does not offer"),
 ])
 def test_wrong_fields(server, fields, param, part):

@@ -32,7 +32,7 @@ static void test_values(void **state) {
     assert_int_equal(request.steps + request.sigma_count + request.ignored_count, 0);
     assert_true(request.guidance < 0 && !request.has_seed && request.answer_as == ANSWER_DEFAULT);
     assert_int_equal(request.format, IMAGE_UNKNOWN);
-    assert_true(!request.size && !request.stream && !request.has_safety_checker && !request.has_lora);
+    assert_true(!request.size && !request.stream && !request.has_safety_checker && !request.lora_count);
     image_request_free(&request);
 
     static const char *const json =
@@ -137,7 +137,7 @@ static void test_each_parameter(void **state) {
     assert_int_equal(r.format, IMAGE_AVIF);
     assert_int_equal(r.background, BACKGROUND_TRANSPARENT);
     assert_true(r.prompt_enhancement && r.has_safety_checker && !r.safety_checker && r.sync_mode &&
-                r.has_lora);
+                r.lora_count == 1);
     assert_string_equal(r.user, "u1");
     assert_true(r.stream && r.partial_images == 3 && r.guidance == 2.5);
     image_request_free(&r);
