@@ -73,6 +73,9 @@ static void a_file_sets_what_it_names(void **state) {
               "    flux.2-dev-turbo: {input_megapixel: 0.008, output_megapixel: 0.01}\n"
               "    '*': {output_image: 0.04}\n"
               "aliases:\n  gpt-image-*: flux.2-dev-turbo\n  best: local/flux.2-dev\n"
+              "loras:\n  ink: /l/ink.safetensors\n"
+              "  wash: {file: /l/wash.safetensors, models: [flux.2-dev, 'test-*'], scale: -0.75}\n"
+              "local.loras: ['/l/a.safetensors:0.5', /l/b.safetensors]\n"
               "defaults: {response_format: b64_json}\n"
               "image_url: {enabled: true}\n"
               "log: {format: json, level: warning, access: false}\n"
@@ -96,6 +99,13 @@ static void a_file_sets_what_it_names(void **state) {
     assert_string_equal(config.local.prices.items[1].model, "*");
     assert_int_equal(config.local.prices.items[1].list.components[0].metric, PRICE_IMAGE);
     assert_string_equal(config.aliases.items[1].value, "local/flux.2-dev");
+    assert_int_equal(config.loras.count, 2);
+    assert_string_equal(config.loras.items[0].file, "/l/ink.safetensors");
+    assert_true(config.loras.items[0].models.count == 0 && config.loras.items[0].scale == 1);
+    assert_string_equal(config.loras.items[1].name, "wash");
+    assert_string_equal(config.loras.items[1].models.items[1], "test-*");
+    assert_true(config.loras.items[1].scale == -0.75);
+    assert_string_equal(config.local.loras.items[0], "/l/a.safetensors:0.5");
     assert_int_equal(config.defaults.response_format, RESPONSE_B64_JSON);
     assert_int_equal(config.log.format, LOG_FORMAT_JSON);
     assert_int_equal(config.log.level, LOG_WARNING);
@@ -138,6 +148,21 @@ static void wrong_values_are_refused(void **state) {
          "limn.yaml:1: server.allowed_origins[0]: expected an origin such as https://app.example.com, or "
          "\"*\", found "
          "app.example.com"},
+        {"loras: [a]\n", "limn.yaml:1: loras: expected a map of keys and values, found a list"},
+        {"loras: {a b: x}\n",
+         "limn.yaml:1: loras.a b: expected a name of 1 to 64 letters, digits, dots, dashes and underscores"},
+        {"loras: {a: ''}\n", "limn.yaml:1: loras.a: expected the path of a file"},
+        {"loras:\n  a: {models: m}\n",
+         "limn.yaml:2: loras.a: without file, expected the path of a LoRA (safetensors)"},
+        {"loras: {a: {file: x, scale: 5}}\n",
+         "limn.yaml:1: loras.a.scale: expected a number from -4 to 4, found 5"},
+        {"loras: {a: {file: x, scale: nan}}\n",
+         "limn.yaml:1: loras.a.scale: expected a number from -4 to 4, found nan"},
+        {"loras: {a: {file: x, weight: 1}}\n",
+         "limn.yaml:1: loras.a.weight: there is no such key; expected file, models or scale"},
+        {"loras: {a: {file: x, models: ['']}}\n",
+         "limn.yaml:1: loras.a.models[0]: expected a model's name, such as flux.2-dev-turbo"},
+        {"local: {loras: [a, b, c, d, e]}\n", "limn.yaml:1: local.loras: 5 of them, expected at most 4"},
         {"aliases: [a]\n", "limn.yaml:1: aliases: expected a map of keys and values, found a list"},
         {"aliases: {a: [b]}\n", "limn.yaml:1: aliases.a: expected a text, found a list"},
         {"local: {prices: {m: {output_megapixels: 1}}}\n",
@@ -227,6 +252,7 @@ static void what_is_printed_reads_back(void **state) {
         "2.5s}\n"
         "local: {prices: {a: {input_token: 0.000000000001, output_image: 1000}, 'b c': {}}, models: {m: /x "
         "y}}\n"
+        "loras: {ink: /l/ink, wash: {file: 'a b', models: ['x*'], scale: 0.125}}\n"
         "aliases: {'gpt-*': a, \"dall-e: 2\": 'local/a # b'}\n",
     };
     int count;

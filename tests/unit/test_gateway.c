@@ -28,7 +28,7 @@
 struct fake_job {
     char id[64];
     int count, width, height, deliver_width, deliver_height, quality, previews, references;
-    char mask[80];
+    char mask[80], loras[200]; // "FILE*SCALE FILE*SCALE "
     uint64_t seed;
     bool open, cancelled;
 };
@@ -63,6 +63,11 @@ static bool fake_submit(struct provider *provider, const struct scheduler_job *t
                                  .seed = from->seed,
                                  .open = true};
         job->references = from->reference_count;
+        for (int i = 0; i < from->lora_count; i++) {
+            size_t used = strlen(job->loras);
+            snprintf(job->loras + used, sizeof job->loras - used, "%s*%g ", from->loras[i].file,
+                     (double)from->loras[i].scale);
+        }
         snprintf(job->id, sizeof job->id, "%s", from->id);
         snprintf(job->mask, sizeof job->mask, "%s", from->mask_file ? from->mask_file : "");
     }
@@ -202,10 +207,12 @@ static void put_card(const char *folder) {
 }
 
 static int open_with(void **state, bool card, const struct fetch_options *fetch) {
-    char yaml[300];
+    char yaml[900];
     static const char common[] =
         "local:\n  prices: {\"*\": {output_megapixel: 0.008, input_megapixel: 0.003}}\n"
-        "aliases: {gpt-image-*: test-model}\n";
+        "aliases: {gpt-image-*: test-model}\n"
+        "loras: {ink: {file: /proc/self/exe, scale: 0.5}, wash: {file: /proc/self/maps, models: test-model}, "
+        "other: {file: /proc/self/exe, models: flux*}}\n";
     struct house *h = calloc(1, sizeof *h);
     struct error error = {0};
     char path[100];
@@ -860,6 +867,32 @@ static void test_interrupted(void **state) {
     assert_int_equal(error.code, API_INTERRUPTED);
 }
 
+// Names become the owner's files; a client's scale wins over the owner's.
+static void test_loras(void **state) {
+    struct house *h = *state;
+    struct api_error error = {0};
+    start(h, "req_l1", "{\"prompt\":\"x\",\"lora\":\"ink\"}", (struct gateway_call){0});
+    start(h, "req_l2", "{\"prompt\":\"x\",\"lora\":[{\"name\":\"wash\",\"scale\":-2},\"ink\"]}",
+          (struct gateway_call){0});
+    assert_string_equal(wait_job("req_l1")->loras, "/proc/self/exe*0.5 ");
+    assert_string_equal(wait_job("req_l2")->loras, "/proc/self/maps*-2 /proc/self/exe*0.5 ");
+    say("req_l1", QUEUE_DONE, (struct queue_event){0});
+    // What is wrong with the file is the owner's to know.
+    struct queue_event event = {.failure = QUEUE_FAILURE_JOB};
+    error_set_field(&event.error, ERROR_INPUT, "loras[0]", "/proc/self/maps: it is no LoRA");
+    say("req_l2", QUEUE_FAILED, event);
+    const struct api_error *refused = &answer(h, "req_l2")->error;
+    assert_int_equal(refused->code, API_INVALID_REQUEST);
+    assert_string_equal(refused->param, "lora");
+    assert_non_null(strstr(refused->message, "\"wash\" cannot be applied"));
+    assert_null(strstr(refused->message, "/proc"));
+    assert_false(start_with(h, "req_l3", MODE_GENERATION, "{\"prompt\":\"x\",\"lora\":\"inc\"}",
+                            (struct gateway_call){0}, &error));
+    assert_non_null(strstr(error.message, "there is no \"inc\" for model 'test-model'"));
+    assert_non_null(strstr(error.message, "did you mean \"ink\"?"));
+    assert_non_null(strstr(error.message, "for it: ink, wash"));
+}
+
 static void test_refusals(void **state) {
     struct house *h = *state;
     static const struct {
@@ -870,6 +903,7 @@ static void test_refusals(void **state) {
         {"{\"prompt\":\"x\",\"model\":\"test-modle\"}", API_MODEL_NOT_FOUND, "model"},
         {"{\"prompt\":\"x\",\"model\":\"flux.2-dev\"}", API_MODEL_NOT_INSTALLED, "model"},
         {"{\"prompt\":\"x\",\"lora\":\"a\"}", API_INVALID_REQUEST, "lora"},
+        {"{\"prompt\":\"x\",\"lora\":\"other\"}", API_INVALID_REQUEST, "lora"},
         {"{\"prompt\":\"x\",\"prompt_enhancement\":\"on\"}", API_INVALID_REQUEST, "prompt_enhancement"},
         {"{\"prompt\":\"x\",\"enable_prompt_expansion\":true}", API_INVALID_REQUEST,
          "enable_prompt_expansion"},
@@ -921,6 +955,7 @@ int main(void) {
         CASE(test_rerun),
         CASE(test_full_queue),
         CASE(test_interrupted),
+        CASE(test_loras),
         CASE(test_refusals),
         cmocka_unit_test(test_fetched_pictures),
         CASE(test_daily),

@@ -101,6 +101,17 @@ static void test_errors_name_the_parameter(void **state) {
         {"{\"prompt\":\"a\",\"sigmas\":[1,0]}", false, "sigmas"},
         {"{\"prompt\":\"a\",\"steps\":201}", false, "steps"},
         {"{\"prompt\":\"a\",\"lora\":3}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":\"\"}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":{}}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":{\"name\":3}}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":{\"name\":\"b\",\"scale\":\"1\"}}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":{\"name\":\"b\",\"scale\":-4.1}}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":{\"name\":\"b\",\"weight\":1}}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":{\"path\":\"/etc/passwd\"}}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":[\"b\",\"b\"]}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":[\"b\",[\"c\"]]}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", false, "lora"},
+        {"{\"prompt\":\"a\",\"lora\":\"[\\\"b\\\"\"}", true, "lora"},
         {"{\"prompt\":\"a\",\"user\":{}}", false, "user"},
         {"{\"prompt\":\"a\",\"webhook_url\":\"https://a.example\"}", false, "webhook_url"},
         {"{\"prompt\":\"\"}", false, "prompt"},
@@ -149,6 +160,14 @@ static void test_each_parameter(void **state) {
                   true, &r, &error));
     assert_true(r.safety_checker && r.sync_mode && r.stream && r.partial_images == 2);
     assert_true(r.sigma_count == 2 && r.sigmas[1] == 0.25f);
+    image_request_free(&r);
+
+    assert_true(
+        read_text("{\"prompt\":\"a\",\"lora\":\"[\\\"b\\\",{\\\"name\\\":\\\"c\\\",\\\"scale\\\":-0.5}]\"}",
+                  true, &r, &error));
+    assert_int_equal(r.lora_count, 2);
+    assert_true(!r.loras[0].has_scale && r.loras[1].has_scale && r.loras[1].scale == -0.5);
+    assert_string_equal(r.loras[1].name, "c");
     image_request_free(&r);
 
     assert_true(

@@ -190,6 +190,65 @@ static void test_pictures_and_previews(void **state) {
     image_free(&alone);
 }
 
+// A LoRA of the output layer (16 channels, 128 wide), or one that fits no model.
+static void write_lora(const char *path, int64_t width) {
+    struct error error = {0};
+    char data[4096] = {0};
+    int length =
+        snprintf(data + 8, 2000,
+                 "{\"final_layer.linear.lora_A.weight\":{\"dtype\":\"F32\",\"shape\":[1,%lld],"
+                 "\"data_offsets\":[0,%lld]},\"final_layer.linear.lora_B.weight\":{\"dtype\":\"F32\","
+                 "\"shape\":[16,1],\"data_offsets\":[%lld,%lld]}}",
+                 (long long)width, (long long)width * 4, (long long)width * 4, (long long)width * 4 + 64);
+    const uint64_t size = (uint64_t)length;
+    memcpy(data, &size, sizeof size);
+    for (int64_t i = 0; i < width + 16; i++) {
+        const float value = 0.1f * (float)(i % 7 - 3);
+        memcpy(data + 8 + length + i * 4, &value, sizeof value);
+    }
+    assert_true(file_write(path, data, 8 + (size_t)length + (size_t)width * 4 + 64, &error));
+}
+
+static void test_loras(void **state) {
+    struct bench *bench = *state;
+    char good[100], bad[100];
+    struct image plain, changed, again;
+    snprintf(good, sizeof good, "%s/good.safetensors", bench->spool);
+    snprintf(bad, sizeof bad, "%s/bad.safetensors", bench->spool);
+    write_lora(good, 128);
+    write_lora(bad, 127);
+    struct queue_job job = job_of("job-plain", "a red circle");
+    run(bench, &job);
+    must_be_done(bench);
+    take(bench, &bench->pictures[0], &plain);
+    job.id = "job-lora";
+    job.lora_count = 1;
+    job.loras[0] = (struct queue_lora){good, 1};
+    run(bench, &job);
+    must_be_done(bench);
+    take(bench, &bench->pictures[1], &changed);
+    job.id = "job-lora-bad";
+    job.loras[0] = (struct queue_lora){bad, 1};
+    run(bench, &job);
+    assert_int_equal(bench->last.kind, QUEUE_FAILED);
+    assert_int_equal(bench->last.failure, QUEUE_FAILURE_JOB);
+    assert_string_equal(bench->last.error.field, "loras[0]");
+    assert_non_null(strstr(bench->last.error.message, "shape [1, 127], expected [any, 128]"));
+    job.id = "job-lora-off";
+    job.loras[0] = (struct queue_lora){good, 0};
+    run(bench, &job);
+    must_be_done(bench);
+    take(bench, &bench->pictures[2], &again);
+    const size_t size = (size_t)plain.width * (size_t)plain.height * 3;
+    assert_memory_not_equal(plain.pixels, changed.pixels, size);
+    assert_memory_equal(plain.pixels, again.pixels, size);
+    image_free(&plain);
+    image_free(&changed);
+    image_free(&again);
+    unlink(good);
+    unlink(bad);
+}
+
 static void test_references(void **state) {
     struct bench *bench = *state;
     struct image image;
@@ -435,6 +494,7 @@ int main(int count, char **arguments) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_pictures_and_previews, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_loras, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_references, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mask, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bad_masks, set_up, tear_down),
