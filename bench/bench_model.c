@@ -3,14 +3,17 @@
 // the floor at the machine's bf16 ceiling, which is measured before and after each figure, and the peak of anonymous memory.
 //
 //     bench_model [--threads N] [--isa NAME] [--rounds N] [--sizes 256,512,1024] [--references N] [--only NAME]
-//                 [--blocks N] [FOLDER]
+//                 [--blocks N] [--lora RANK] [FOLDER]
 //
 // The weights (7.8 GB) are written to FOLDER (default: "build/bench-model") once and used again by the next run; --blocks N
 // divides the blocks of both kinds by N for a machine with little room, and the seconds are those of the smaller model.
+// --lora: a LoRA of that rank on the layers that FLUX.2 [dev] Turbo's has (attention of double blocks, both products of single ones,
+// nine shared ones); steps with and without it take turns, and their ratio is told.
 // --only: "transformer" or "autoencoder". --references: that many references of 1 megapixel stand beside the picture.
 #include "base/clock.h"
 #include "base/file.h"
 #include "cli/measure.h"
+#include "flux/adapters.h"
 #include "flux/autoencoder.h"
 #include "flux/transformer.h"
 #include "tensor/cpu/probe.h"
@@ -18,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     HIDDEN = 3072,
@@ -30,7 +34,7 @@ enum {
 };
 
 struct options {
-    int threads, rounds, references, divide;
+    int threads, rounds, references, divide, lora;
     const char *isa, *sizes, *only, *folder;
 };
 
@@ -156,6 +160,42 @@ static void write_transformer(const char *folder, int doubles, int singles) {
     write_text(folder, "config.json", config);
 }
 
+static void add_pair(struct writer *w, int64_t out, int64_t in, int64_t rank, const char *prefix,
+                     const char *name) {
+    char full[160];
+    snprintf(full, sizeof full, "%s%s.lora_A.weight", prefix, name);
+    add(w, full, rank, in, 1);
+    snprintf(full, sizeof full, "%s%s.lora_B.weight", prefix, name);
+    add(w, full, out, rank, 1);
+}
+
+// [folder] must be there; the file has the name that weights have.
+static void write_lora(const char *folder, int doubles, int singles, int64_t rank) {
+    static const char *const square[] = {"to_q",       "to_k",       "to_v",       "to_out.0",
+                                         "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"};
+    char *header = NULL, prefix[96];
+    size_t size = 0;
+    struct writer w = begin(&header, &size);
+    for (int i = 0; i < doubles; i++) {
+        snprintf(prefix, sizeof prefix, "transformer_blocks.%d.attn.", i);
+        for (int j = 0; j < 8; j++) add_pair(&w, HIDDEN, HIDDEN, rank, prefix, square[j]);
+    }
+    for (int i = 0; i < singles; i++) {
+        snprintf(prefix, sizeof prefix, "single_transformer_blocks.%d.attn.", i);
+        add_pair(&w, 3 * HIDDEN + 2 * MLP, HIDDEN, rank, prefix, "to_qkv_mlp_proj");
+        add_pair(&w, HIDDEN, HIDDEN + MLP, rank, prefix, "to_out");
+    }
+    add_pair(&w, HIDDEN, CHANNELS, rank, "", "x_embedder");
+    add_pair(&w, HIDDEN, CONTEXT, rank, "", "context_embedder");
+    add_pair(&w, HIDDEN, 256, rank, "time_guidance_embed.timestep_embedder.", "linear_1");
+    add_pair(&w, HIDDEN, HIDDEN, rank, "time_guidance_embed.timestep_embedder.", "linear_2");
+    add_pair(&w, 6 * HIDDEN, HIDDEN, rank, "double_stream_modulation_img.", "linear");
+    add_pair(&w, 6 * HIDDEN, HIDDEN, rank, "double_stream_modulation_txt.", "linear");
+    add_pair(&w, 3 * HIDDEN, HIDDEN, rank, "single_stream_modulation.", "linear");
+    add_pair(&w, CHANNELS, HIDDEN, rank, "", "proj_out");
+    finish(&w, &header, &size, folder);
+}
+
 static void add_layer(struct writer *w, int64_t out, int64_t in, int kernel, const char *prefix,
                       const char *name) {
     char full[160];
@@ -275,7 +315,22 @@ static void report(struct measure *measure, const char *name, double operations,
     fflush(stdout);
 }
 
-static void bench_step(struct measure *measure, struct transformer *transformer,
+// Of all threads; what other programs do counts less here than in the time that passes.
+static double busy_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static double lora_operations(double text, double image, int doubles, int singles, double rank) {
+    const double h = HIDDEN, all = text + image;
+    // Down and up of each layer; those of a single block's fused input run down twice, once for each of its two products.
+    const double of_double = 4 * 2 * h, of_single = 2 * h + 3 * h + 2 * MLP + (h + MLP) + h;
+    return 2 * rank * all * (of_double * doubles + of_single * singles);
+}
+
+// [lora]: NULL, or what every second step is taken with.
+static void bench_step(struct measure *measure, struct transformer *transformer, const struct lora *lora,
                        const struct options *options, int side, int doubles, int singles) {
     struct error error = {0};
     struct token_grid grids[1 + REFERENCES_MOST] = {{side / 16, side / 16, 0}};
@@ -294,15 +349,29 @@ static void bench_step(struct measure *measure, struct transformer *transformer,
                           options->references ? latents + image * CHANNELS : NULL, &error);
     check(run != NULL, &error);
     struct watch watch = {0};
-    double seconds[MEASURE_ROUNDS_MOST + 1] = {0};
+    double seconds[MEASURE_ROUNDS_MOST + 1] = {0}, changed[MEASURE_ROUNDS_MOST + 1] = {0};
+    double busy[2][MEASURE_ROUNDS_MOST + 1] = {0};
     const double before = probe_products(measure->device, COMPUTE_BF16, 0.3);
-    for (int i = -1; i < measure->rounds; i++) {
-        const double start = clock_seconds();
-        check(transformer_velocity(run, latents, 500, 1, watch_block, &watch, NULL, velocity, &error),
-              &error);
-        if (i >= 0) seconds[i] = clock_seconds() - start;
-    }
+    for (int i = -1; i < measure->rounds; i++)
+        for (int way = 0; way < (lora ? 2 : 1); way++) {
+            check(transformer_adapt(transformer, &(struct adapter){lora, 1}, way, &error), &error);
+            const double start = clock_seconds(), start_busy = busy_seconds();
+            check(transformer_velocity(run, latents, 500, 1, watch_block, &watch, NULL, velocity, &error),
+                  &error);
+            if (i < 0) continue;
+            (way ? changed : seconds)[i] = clock_seconds() - start;
+            busy[way][i] = busy_seconds() - start_busy;
+        }
     transformer_end(run);
+    if (lora)
+        printf("with the LoRA %.3f s, %.3f times the step without (%.3f in seconds of the processors); %.3f "
+               "times "
+               "the operations\n",
+               measure_median(changed, measure->rounds),
+               measure_median(changed, measure->rounds) / measure_median(seconds, measure->rounds),
+               measure_median(busy[1], measure->rounds) / measure_median(busy[0], measure->rounds),
+               1 + lora_operations(TEXT, (double)all, doubles, singles, options->lora) /
+                       step_operations(TEXT, (double)all, doubles, singles));
     char name[64];
     snprintf(name, sizeof name, "step %dx%d%s", side, side, options->references ? " with references" : "");
     report(measure, name, step_operations(TEXT, (double)all, doubles, singles), seconds, before, watch.most);
@@ -365,11 +434,29 @@ static struct options parse(int count, char **arguments) {
         if (!strcmp(name, "--references") && number >= 0 && number <= REFERENCES_MOST)
             options.references = number;
         if (!strcmp(name, "--blocks") && number > 0) options.divide = number;
+        if (!strcmp(name, "--lora") && number > 0 && number <= HIDDEN) options.lora = number;
         if (!strcmp(name, "--isa")) options.isa = value;
         if (!strcmp(name, "--sizes")) options.sizes = value;
         if (!strcmp(name, "--only")) options.only = value;
     }
     return options;
+}
+
+// The LoRA that the options ask for, written anew; NULL: none.
+static struct lora *open_lora(const struct options *options, const struct transformer *transformer,
+                              int doubles, int singles) {
+    struct error error = {0};
+    char folder[480];
+    if (!options->lora) return NULL;
+    snprintf(folder, sizeof folder, "%.400s/lora", options->folder);
+    check(folder_make(folder, &error), &error);
+    write_lora(folder, doubles, singles, options->lora);
+    const struct lora_shape shape = transformer_lora_shape(transformer);
+    const double start = clock_seconds();
+    struct lora *lora = lora_open(folder, &shape, &error);
+    check(lora != NULL, &error);
+    printf("LoRA of rank %d read and checked in %.3f s\n", options->lora, clock_seconds() - start);
+    return lora;
 }
 
 int main(int count, char **arguments) {
@@ -400,14 +487,16 @@ int main(int count, char **arguments) {
         struct autoencoder *autoencoder =
             part ? autoencoder_open(model, measure.device, COMPUTE_BF16, &error) : NULL;
         check(transformer || autoencoder, &error);
+        struct lora *lora = transformer ? open_lora(&options, transformer, doubles, singles) : NULL;
         char sizes[128];
         snprintf(sizes, sizeof sizes, "%s", options.sizes);
         for (char *at = strtok(sizes, ","); at; at = strtok(NULL, ",")) {
             const int side = atoi(at) / 16 * 16;
             if (side < 64 || side > 4096) continue;
-            if (transformer) bench_step(&measure, transformer, &options, side, doubles, singles);
+            if (transformer) bench_step(&measure, transformer, lora, &options, side, doubles, singles);
             if (autoencoder) bench_autoencoder(&measure, autoencoder, side, encode, decode);
         }
+        lora_close(lora);
         transformer_close(transformer);
         autoencoder_close(autoencoder);
     }

@@ -1,10 +1,12 @@
 // The JSON files of a model folder. The first byte says which reader gets the rest: '0' the getters themselves, '1' the
-// transformer's config.json, '2' limn.json, '3' model_index.json, '4' the autoencoder's config.json, '5' the text encoder's.
+// transformer's config.json, '2' limn.json, '3' model_index.json, '4' the autoencoder's config.json, '5' the text encoder's, '6' what
+// limn.json says of a base and LoRAs.
 #include "fuzz.h"
 
 #include "base/json.h"
 #include "flux/autoencoder_config.h"
 #include "flux/model.h"
+#include "flux/model_folder.h"
 #include "text/language_model.h"
 
 #include <math.h>
@@ -99,6 +101,22 @@ static bool fuzz_language_model(const char *text, size_t size, struct error *err
     return true;
 }
 
+static bool fuzz_model_folder(const char *text, size_t size, struct error *error) {
+    struct model_lora loras[LIMN_LORAS_MOST];
+    char *base, *settings;
+    int count;
+    if (!model_folder_parse("fuzz", text, size, "folder", &base, loras, &count, &settings, error))
+        return false;
+    promise(count >= 0 && count <= LIMN_LORAS_MOST && settings[0] == '{' && (!base || *base));
+    for (int i = 0; i < count; i++) {
+        promise(loras[i].file[0] && fabs((double)loras[i].scale) <= LIMN_LORA_SCALE_MOST);
+        free(loras[i].file);
+    }
+    free(base);
+    free(settings);
+    return true;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 1) return 0;
     const char *text = (const char *)data + 1;
@@ -116,6 +134,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case '3':
         done = model_index_parse("fuzz", text, size - 1, &error);
+        break;
+    case '4':
+        done = fuzz_autoencoder(text, size - 1, &error);
+        break;
+    case '5':
+        done = fuzz_language_model(text, size - 1, &error);
+        break;
+    case '6':
+        done = fuzz_model_folder(text, size - 1, &error);
         break;
     default:
         break;

@@ -32,6 +32,9 @@ static void promise_request(const struct image_request *request) {
     volatile unsigned sum = request->model ? touch(request->model, strlen(request->model)) : 0;
     for (int i = 0; i < request->ignored_count; i++)
         sum += touch(request->ignored[i], strlen(request->ignored[i]));
+    promise(request->lora_count >= 0 && request->lora_count <= LORAS_MOST);
+    for (int i = 0; i < request->lora_count; i++)
+        promise(request->loras[i].name[0] && fabs(request->loras[i].scale) <= LORA_SCALE_MOST);
     promise(request->partial_images >= 0 && request->partial_images <= PARTIALS_MOST);
     promise(request->reference_count <= REFERENCES_MOST &&
             (request->mode == MODE_EDIT || !request->reference_count));

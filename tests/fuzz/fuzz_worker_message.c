@@ -83,6 +83,11 @@ struct limn_result *limn_run(struct limn_model *model, const struct limn_request
     promise(request->preview_count >= 0 && request->preview_count <= QUEUE_PREVIEWS_MOST);
     for (int i = 1; i < request->preview_count; i++)
         promise(request->preview_steps[i] > request->preview_steps[i - 1]);
+    promise(request->lora_count >= 0 && request->lora_count <= QUEUE_LORAS_MOST);
+    for (int i = 0; i < request->lora_count; i++) {
+        promise(fabsf(request->loras[i].scale) <= 4);
+        sum += touch(request->loras[i].file, strlen(request->loras[i].file));
+    }
     promise(request->reference_count == 0); // there is no file in the spool folder
     sum += 1;
     *error = (struct limn_error){.status = LIMN_BAD_INPUT, .field = "prompt", .message = "refused"};

@@ -48,6 +48,10 @@ static bool fuzz_config(const char *text, size_t size, struct error *error) {
         promise(config_print(&config, &printed));
         promise(config_parse(&again, "printed", printed.data, printed.length, NULL, &none));
         promise(again.server.port == config.server.port && again.aliases.count == config.aliases.count);
+        promise(again.loras.count == config.loras.count);
+        for (int i = 0; i < config.loras.count; i++)
+            promise(!strcmp(again.loras.items[i].file, config.loras.items[i].file) &&
+                    again.loras.items[i].models.count == config.loras.items[i].models.count);
         promise(!strcmp(again.media.folder, config.media.folder));
     }
     buffer_free(&printed);

@@ -130,6 +130,56 @@ def make_layout():
                                "decoder.mid.attn_1.q.weight": ("F32", [1, 1, 1, 1])}))
 
 
+# The layers of the small transformer of fuzz_lora.c: names of diffusers and BFL, rows, columns.
+LORA_LAYERS = [("x_embedder", "img_in", 4, 2), ("norm_out.linear", "final_layer.adaLN_modulation.1", 8, 4),
+               ("proj_out", "final_layer.linear", 2, 4), ("transformer_blocks.0.attn.to_qkv", "double_blocks.0.img_attn.qkv", 12, 4),
+               ("transformer_blocks.1.ff_context.linear_out", "double_blocks.1.txt_mlp.2", 4, 6),
+               ("single_transformer_blocks.1.attn.to_qkv_mlp_proj", "single_blocks.1.linear1", 24, 4),
+               ("time_guidance_embed.guidance_embedder.linear_1", "guidance_in.in_layer", 4, 2)]
+
+
+def lora_file(prefix, bfl, down, up, kind="F32", size=4, alpha=None, layers=LORA_LAYERS, metadata=None, more=None):
+    header, data = ({"__metadata__": {"lora_adapter_metadata": json.dumps(metadata)}} if metadata is not None else {}), b""
+    for index, (diffusers, other, out, into) in enumerate(layers):
+        rank, name = 1 + index % 3, other if bfl else diffusers
+        if prefix.endswith("_"):
+            name = name.replace(".", "_")
+        for ending, shape in [(down, [rank, into]), (up, [out, rank])]:
+            bytes_ = shape[0] * shape[1] * size
+            header[f"{prefix}{name}{ending}"] = tensor(kind, shape, len(data), len(data) + bytes_)
+            data += bytes(i % 48 + 1 for i in range(bytes_))
+        if alpha is not None:
+            header[f"{prefix}{name}.alpha"] = tensor("F32", [], len(data), len(data) + 4)
+            data += struct.pack("<f", alpha)
+    for name, (kind_, shape, bytes_) in (more or {}).items():
+        header[name] = tensor(kind_, shape, len(data), len(data) + len(bytes_))
+        data += bytes_
+    return safetensors(header, data)
+
+
+def make_lora():
+    peft, kohya = (".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight")
+    put("lora", "diffusers", lora_file("transformer.", False, *peft))
+    put("lora", "default", lora_file("", False, ".lora_A.default.weight", ".lora_B.default.weight", "BF16", 2))
+    put("lora", "peft", lora_file("base_model.model.", True, *peft, "F16", 2))
+    put("lora", "comfy", lora_file("diffusion_model.", True, *kohya, alpha=2.0))
+    put("lora", "kohya", lora_file("lora_unet_", True, *kohya, "F8_E4M3", 1, alpha=0.5))
+    put("lora", "f64", lora_file("lora_transformer_", False, *kohya, "F64", 8))
+    split = [(f"transformer_blocks.0.attn.to_{part}", "", 4, 4) for part in "qkv"] + [("single_transformer_blocks.0.proj_mlp", "", 12, 4)]
+    put("lora", "split", lora_file("transformer.", False, *peft, layers=split))
+    put("lora", "cut", lora_file("diffusion_model.", False, *kohya, layers=[("sformer_blocks.0.attn.to_q", "", 4, 4)]))
+    said = {"transformer.r": 2, "transformer.lora_alpha": 4, "transformer.alpha_pattern": {"proj_out": 1, "^x_embedder$": 3}, "use_rslora": True}
+    put("lora", "metadata", lora_file("transformer.", False, *peft, metadata=said))
+    put("lora", "patterns", lora_file("transformer.", False, *peft, metadata={"alpha_pattern": {"a.*b": 1}}))
+    put("lora", "unknown", lora_file("transformer.", False, *peft, more={"norm.lora_A.weight": ("F32", [1], bytes(4))}))
+    put("lora", "dora", lora_file("transformer.", False, *peft, more={"transformer.x_embedder.dora_scale": ("F32", [1], bytes(4))}))
+    put("lora", "nan", lora_file("transformer.", False, *peft, alpha=float("nan")))
+    put("lora", "alone", lora_file("transformer.", False, ".lora_A.weight", ".lora_C.weight"))
+    put("lora", "lokr", lora_file("diffusion_model.", True, ".lokr_w1", ".lokr_w2"))
+    put("lora", "twice", lora_file("", False, *peft, layers=[LORA_LAYERS[0], ("img_in", "", 4, 2)]))
+    put("lora", "beyond", lora_file("", False, *peft, layers=[("transformer_blocks.999999.attn.to_q", "", 4, 4)]))
+
+
 def make_config():
     transformer = {"_class_name": "Flux2Transformer2DModel", "attention_head_dim": 32, "axes_dims_rope": [8, 8, 8, 8],
                    "in_channels": 16, "joint_attention_dim": 48, "mlp_ratio": 3.0, "num_attention_heads": 2, "num_layers": 2,
@@ -160,6 +210,8 @@ def make_config():
     put("config", "text", text("5", language))
     put("config", "limn", text("2", limn))
     put("config", "limn-empty", text("2", {}))
+    put("config", "base", text("6", {**limn, "base": "../base", "loras": [{"file": "a.safetensors"}, {"file": "/b", "scale": -0.5}]}))
+    put("config", "base-wrong", text("6", {"base": 7, "loras": [{"file": "", "scale": 5}]}))
     put("config", "index", text("3", index))
     put("config", "scheduler", text("0", scheduler))
     put("config", "deep", text("0", "[" * 100 + "]" * 100))
@@ -193,6 +245,7 @@ def make_worker_message():
                                            {"v": 1, "type": "image", "job": "job-00000001", "attempt": 1, "file": "a.png"}))
     put("worker_message", "mask", frames({**job, "references": ["job-00000001-ref-0"], "mask": "job-00000001-mask"}))
     put("worker_message", "transparent", frames({**job, "transparent": True, "output_format": "avif"}))
+    put("worker_message", "loras", frames({**job, "loras": [{"file": "/l/a.safetensors", "scale": 0.5}, {"file": "b", "scale": -4}]}))
     put("worker_message", "version", frames({**job, "v": 2}))
     put("worker_message", "no-object", frames(b"[1]"))
     put("worker_message", "ranges", frames({**job, "count": 11, "width": -1, "seed": 2**63 - 1, "guidance": 1e7}))
@@ -246,6 +299,9 @@ def make_image_request():
     pictures = {"prompt": "x", "images": [{"image_url": "https://a.example/1"}, "data:image/png;base64,AAAA", {"file_id": "f"}]}
     put("image_request", "pictures", "\2" + json.dumps(pictures))
     put("image_request", "urls", "\2" + json.dumps({"prompt": "x", "image": ["https://a.example/1"], "mask": "https://a.example/2"}))
+    loras = ["ink", {"name": "wash", "scale": -0.5}, {"name": "line", "scale": None}]
+    put("image_request", "loras", "\0" + json.dumps({"prompt": "x", "lora": loras}))
+    put("image_request", "loras-form", "\1" + json.dumps({"prompt": "x", "lora": json.dumps(loras)}))
     features = {"prompt": "x", "background": "transparent", "prompt_enhancement": "on", "enable_safety_checker": True,
                 "sync_mode": True, "lora": [{"name": "l"}], "stream": True, "partial_images": 3, "output_format": "avif"}
     put("image_request", "features", "\0" + json.dumps(features))
@@ -363,6 +419,7 @@ def make_yaml():
     tree = "a: &x {b: [1, -2.5, 'c', true]}\nd: *x\ne: |\n  text\n  more\nf: ~\n? g\n: h\n"
     config = ("server: {host: '::1', port: 8080, trusted_proxies: [10.0.0.0/8]}\nmedia: {lifetime: 90m, quota: 2GiB}\n"
               "local: {prices: {pictogram: {output_megapixel: 0.008}}, models: {a: b}}\naliases: {gpt-image-*: pictogram}\n")
+    put("yaml", "loras", "1\nloras: {ink: /l/ink, wash: {file: 'a b', models: ['x*', y], scale: -0.125}}\nlocal: {loras: [a, 'b:2']}\n")
     put("yaml", "tree", "0" + tree)
     put("yaml", "bomb", "0" + "".join(f"{k}: &{k} [{', '.join([f'*{chr(ord(k) - 1)}' if k > 'a' else 'x'] * 9)}]\n" for k in "abcdefg"))
     put("yaml", "deep", "0" + "[" * 60)
@@ -411,6 +468,9 @@ def main():
     make_safetensors()
     make_gguf()
     make_layout()
+
+
+    make_lora()
     make_config()
     make_worker_message()
     make_multipart()
