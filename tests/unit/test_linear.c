@@ -42,7 +42,7 @@ struct setup {
     struct matrix x, y;
     struct epilogue epilogue;
     struct modulation modulations[2];
-    float *weights, *x_values, *y_before, *bias, *scales, *gates, *down[2], *up[2];
+    float *weights, *x_values, *y_before, *bias, *scales, *gates, *down[3], *up[3];
     void *stored, *stored_down[2], *stored_up[2];
     int64_t y_count;
 };
@@ -69,6 +69,18 @@ static void make_branch(struct setup *s, const struct shape *shape, int index) {
     s->linear.branch_count = index + 1;
 }
 
+// A third one over the first one's intermediate, on other rows: what is computed once is used twice.
+static void share_branch(struct setup *s) {
+    struct low_rank *branch = &s->linear.branches[s->linear.branch_count++];
+    *branch = s->linear.branches[0];
+    const int64_t skip = branch->up.rows / 3;
+    branch->up.data = (const char *)branch->up.data + (size_t)skip * branch->up.row_bytes;
+    branch->up.rows -= skip;
+    branch->first_output = skip / 2;
+    s->down[2] = s->down[0];
+    s->up[2] = s->up[0] + skip * branch->down.rows;
+}
+
 static struct setup make(const struct shape *shape, enum compute compute) {
     struct setup s = {.linear = {.in = shape->in, .compute = compute}, .epilogue = {.kind = shape->epilogue}};
     for (int i = 0; i < 3 && shape->out[i]; i++) s.linear.out += shape->out[i];
@@ -89,6 +101,7 @@ static struct setup make(const struct shape *shape, enum compute compute) {
                                  .scale_stride = i == 0};
     if (shape->bias) s.linear.bias = s.bias;
     for (int i = 0; i < 2 && shape->branches; i++) make_branch(&s, shape, i);
+    if (shape->branches) share_branch(&s);
 
     const int64_t pad = shape->padded_strides ? 3 : 0, cols = columns_of(&s);
     s.x = matrix_dense(NULL, shape->x, shape->rows, shape->in);

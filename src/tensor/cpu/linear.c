@@ -164,7 +164,22 @@ static void linear_single(struct device *device, struct single_job *single) {
 
 // -------------------------------------------------------------------------------------------------------- the whole op
 
-// scale * (down x) of a side branch, [tokens, rank] f32 in fresh workspace, one row behind the other.
+// Packs x into fresh workspace; false when there is none.
+static bool pack(struct device *device, struct linear_job *job) {
+    return job->tokens_are_rows ? linear_tokens_pack(device, job) : linear_weights_pack(device, job);
+}
+
+static void divide(struct linear_job *job);
+
+// The product of packed activations.
+static void multiply(struct device *device, struct linear_job *job) {
+    divide(job);
+    pool_for(device->pool, blocks_of(job, job->out_block) * job->token_tasks,
+             job->tokens_are_rows ? linear_tokens_task : linear_weights_task, job);
+}
+
+// down x of a side branch, [tokens, rank] f32 in fresh workspace, one row behind the other. More than one row of x is packed
+// already, and is read as it was packed for the layer itself.
 static struct matrix branch_down(struct device *device, const struct linear_job *job,
                                  const struct low_rank *branch) {
     const struct linear down = {.in = job->linear->in,
@@ -178,18 +193,35 @@ static struct matrix branch_down(struct device *device, const struct linear_job 
     rows.batch = job->x.batch;
     rows.rows = job->x.rows;
     rows.batch_stride = rows.rows * rows.cols;
-    if (result.data) cpu_linear(device, &down, job->x, &store, rows);
+    if (result.data && job->tokens == 1) {
+        cpu_linear(device, &down, job->x, &store, rows);
+    } else if (result.data) {
+        struct linear_job product = *job;
+        product.linear = &down;
+        product.y = rows;
+        product.epilogue = &store;
+        product.gated = false;
+        multiply(device, &product);
+    }
     return result;
 }
 
-// Packs x into fresh workspace; false when there is none.
-static bool pack(struct device *device, struct linear_job *job) {
-    return job->tokens_are_rows ? linear_tokens_pack(device, job) : linear_weights_pack(device, job);
+// Whether two branches have the same intermediate: parts of one LoRA on several rows of a layer.
+static bool same_down(const struct low_rank *a, const struct low_rank *b) {
+    return a->down.data == b->down.data && a->down.type == b->down.type && a->down.rows == b->down.rows &&
+           a->down.row_bytes == b->down.row_bytes && a->down.scales == b->down.scales && a->scale == b->scale;
 }
 
 static bool prepare_branch(struct device *device, struct single_job *single, int index) {
     struct linear_job *job = &single->job;
     const struct low_rank *stored = &job->linear->branches[index];
+    for (int i = 0; i < index; i++) {
+        if (!same_down(&job->linear->branches[i], stored)) continue;
+        single->branches[index] = single->branches[i];
+        job->branches[index] = job->branches[i];
+        job->branches[index].stored = stored;
+        return true;
+    }
     const struct matrix down = branch_down(device, job, stored);
     if (!down.data || device->status.kind) return false;
     if (job->tokens == 1) {
@@ -266,14 +298,11 @@ void cpu_linear(struct device *device, const struct linear *linear, struct matri
     struct linear_job *job = &single.job;
     job->tokens_are_rows =
         kernels->product_tiles && job->element == DTYPE_BF16 && tokens > LINEAR_TOKENS_DIRECT;
-    bool ready = true;
+    bool ready = tokens == 1 || pack(device, job);
     for (int i = 0; i < linear->branch_count && ready; i++) ready = prepare_branch(device, &single, i);
     if (ready && tokens == 1)
         linear_single(device, &single);
-    else if (ready && pack(device, job)) {
-        divide(job);
-        pool_for(device->pool, blocks_of(job, job->out_block) * job->token_tasks,
-                 job->tokens_are_rows ? linear_tokens_task : linear_weights_task, job);
-    }
+    else if (ready)
+        multiply(device, job);
     workspace_release(device, mark);
 }
