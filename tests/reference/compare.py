@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+import loras
 import make_models
 import text_strings
 from dump import picture, schedule
@@ -99,11 +100,13 @@ class Limn:
         lines = [line.split("isa:", 1)[1] for line in version.splitlines() if "isa:" in line]
         self.isas = lines[0].replace(",", " ").split() if lines else []
 
-    def dump(self, folder, prompt, images=(), size=None, sigmas=None, timeout=300, **options):
+    def dump(self, folder, prompt, images=(), size=None, sigmas=None, timeout=300, lora=(), **options):
         out = self.scratch / "limn.safetensors"
         command = [self.program, "dump", "--model", str(folder), "--prompt", prompt, "-o", str(out)]
         for image in images:
             command += ["--image", str(image)]
+        for file, scale in lora:
+            command += ["--lora", f"{file}:{scale}"]
         if size:
             command += ["--size", f"{size[0]}x{size[1]}"]
         if sigmas:
@@ -326,6 +329,75 @@ def check_isas(table, limn, references, folders):
             check_parts(table, kind, got, references[model], (*request[:1], f"{request[1]}, isa {isa}", *request[2:]))
 
 
+def judge_lora(table, kind, got, reference, request, guidance, where):
+    """The transformer on limn's own inputs, block by block, and the end of a run; the reference has the LoRA."""
+    steps = len(got["timesteps"])
+    for i in (0, steps - 1):
+        exact = reference.transform(got, got["noise"] if i == 0 else got[f"step_{i - 1}_latents"], i, guidance, blocks=i == 0)
+        for k, value in exact.items():
+            table.add(f"LoRA {kind}: relative error of blocks and velocity", relative(got[k], value), REL_F32, f"{where} {k}")
+    truth = reference.run(request[2], request_images(request), everything=False, **request[4])
+    last = f"step_{steps - 1}_latents"
+    table.add(f"LoRA {kind}: relative error of latents", relative(got[last], truth[last]), REL_LATENTS_F32, where)
+
+
+def check_loras(table, limn, references, folders, scratch):
+    for request in (REQUESTS[1], REQUESTS[3], REQUESTS[6]):
+        model = f"{request[0]}-f32"
+        reference, folder, guidance = references[model], folders[model], request[4].get("guidance")
+        transformer = reference.pipe.transformer
+        one, two = loras.Lora(transformer, 1), loras.Lora(transformer, 2)
+
+        def dump(*files, **more):
+            return limn.dump(more.pop("folder", folder), request[2], request_images(request), lora=files, compute="f32", **request[4])
+
+        plain, file = dump(), scratch / "lora.safetensors"
+        for family in loras.FAMILIES:
+            got = dump((one.write(file, family), 1.0))
+            table.add("LoRA merged: velocities that it does not change", int(relative(got["step_0_velocity"], plain["step_0_velocity"]) < 0.02), 0, family)
+            with one.merged(transformer):
+                judge_lora(table, "merged", got, reference, request, guidance, f"{model} {family}")
+        other = two.write(scratch / "other.safetensors", "kohya")
+        got = dump((file, 0.75), (other, -1.5))
+        with one.merged(transformer, 0.75), two.merged(transformer, -1.5):
+            judge_lora(table, "two with scales", got, reference, request, guidance, model)
+        with one.merged(transformer, 0.74), two.merged(transformer, -1.5): # this comparison can fail
+            other_scale = reference.transform(got, got["noise"], 0, guidance)["step_0_velocity"]
+        table.add("LoRA: another scale that went unnoticed", int(relative(got["step_0_velocity"], other_scale) <= REL_F32), 0, model)
+        off = dump((file, 0.0))
+        table.add("LoRA of scale 0: tensors not the same bytes", sum(off[k].tobytes() != plain[k].tobytes() for k in plain), 0, model)
+        for family, shared in loras.LOADED.items():
+            it = loras.Lora(transformer, 3, shared=shared)
+            got = dump((it.write(file, family), 0.5))
+            with loras.loaded(reference.pipe, file, 0.5):
+                judge_lora(table, "as the reference loads it", got, reference, request, guidance, f"{model} {family}")
+        it = loras.Lora(transformer, 4, alpha=False)
+        said = {"r": 4, "lora_alpha": 6, "target_modules": sorted(n for names, *_ in it.groups for n in names), "peft_type": "LORA",
+                "alpha_pattern": {"attn.to_out.0": 2, "proj_out": 12}}
+        got = dump((it.write(file, "diffusers", metadata={f"transformer.{k}": v for k, v in said.items()}), 1.0))
+        with loras.loaded(reference.pipe, file):
+            judge_lora(table, "with metadata, as the reference loads it", got, reference, request, guidance, model)
+
+
+def check_turbo(table, limn, references, folders, scratch):
+    """A folder on another: the base's parts, a LoRA, the Turbo schedule; beside the published call of the reference."""
+    reference, base = references["a-f32"], folders["a-f32"]
+    turbo = scratch / "turbo"
+    turbo.mkdir(exist_ok=True)
+    loras.Lora(reference.pipe.transformer, 5, alpha=False).write(turbo / "turbo.safetensors", "diffusers")
+    settings = {"base": f"../{base.name}", "loras": [{"file": "turbo.safetensors"}], "steps": 8, "guidance": 2.5,
+                "sigmas": make_models.TURBO_SIGMAS}
+    (turbo / "limn.json").write_text(json.dumps(settings))
+    for prompt in ("a lighthouse at dusk", ""):
+        got = limn.dump(turbo, prompt, seed=11, compute="f32")
+        with loras.loaded(reference.pipe, turbo / "turbo.safetensors"):
+            truth = reference.run(prompt, seed=11, guidance=2.5, sigmas=make_models.TURBO_SIGMAS, everything=False)
+        table.add("a folder on a base with a LoRA and sigmas: sigmas", difference(got["sigmas"], truth["sigmas"]), SIGMA, prompt)
+        table.add("a folder on a base with a LoRA and sigmas: relative error of latents",
+                  relative(got["step_7_latents"], truth["step_7_latents"]), REL_LATENTS_F32, prompt)
+        table.add("a folder on a base with a LoRA and sigmas: levels off", difference(got["picture"].astype(int), truth["picture"].astype(int)), 1, prompt)
+
+
 def check_all(limn, references, folders, own, files, quick=False):
     table = Table(progress=not quick)
     guarded(table, "token ids: strings that differ", check_text, table, limn, references, folders)
@@ -355,6 +427,9 @@ def check_all(limn, references, folders, own, files, quick=False):
     if not limn.isas:
         table.add("instruction sets named by --version: none", 1, 0, "")
     guarded(table, "1, 2, 3 threads, twice: tensors not the same bytes", check_repeats, table, limn, folders)
+    if isinstance(limn, Limn):
+        guarded(table, "LoRA: requests that ran", check_loras, table, limn, references, folders, limn.scratch)
+        guarded(table, "a folder on a base with a LoRA and sigmas: requests that ran", check_turbo, table, limn, references, folders, limn.scratch)
     if not quick:
         guarded(table, "instruction sets: requests that ran", check_isas, table, limn, references, folders)
     return table

@@ -266,6 +266,60 @@ static void stored_types(void **state) {
     machine_close(machine);
 }
 
+// The reference's velocities with a LoRA of every layer of model-a, the guidance embedder among them.
+static void against_the_reference(void **state) {
+    static const char *const files[] = {"model-a-lora-diffusers.safetensors",
+                                        "model-a-lora-kohya.safetensors"};
+    static const struct {
+        int text, grid_count;
+        struct token_grid grids[5];
+    } cases[] = {{5, 1, {{3, 4, 0}}},
+                 {7, 2, {{5, 1, 0}, {2, 3, 10}}},
+                 {1, 3, {{1, 1, 0}, {4, 1, 10}, {1, 3, 20}}},
+                 {6, 5, {{3, 3, 0}, {1, 2, 10}, {2, 2, 20}, {3, 1, 30}, {2, 1, 40}}}};
+    struct machine machine = machine_open(FIXTURES "model-a");
+    struct checkpoint *given = fixture_open("model-a-transformer.safetensors");
+    struct checkpoint *expected = fixture_open("model-a-lora.safetensors");
+    const struct lora_shape shape = transformer_lora_shape(machine.transformer);
+    for (int f = 0; f < 2; f++) {
+        char path[300];
+        struct error error = {0};
+        snprintf(path, sizeof path, FIXTURES "%s", files[f]);
+        struct lora *lora = lora_open(path, &shape, &error);
+        assert_ok(lora, error);
+        assert_null(lora_warning(lora));
+        assert_ok(transformer_adapt(machine.transformer, &(struct adapter){lora, 0.75f}, 1, &error), error);
+        for (int k = 0; k < 4; k++) {
+            float velocity[12 * 16], sigma, guidance;
+            float *tokens = fixture_values(fixture_tensor(given, DTYPE_F32, "tokens_%d", k));
+            float *embeds = fixture_values(fixture_tensor(given, DTYPE_F32, "prompt_embeds_%d", k));
+            float *wanted = fixture_values(fixture_tensor(expected, DTYPE_F32, "velocity_%d", k));
+            const int64_t generated = token_grid_tokens(&cases[k].grids[0]) * shape.in_channels;
+            memcpy(&sigma, fixture_tensor(given, DTYPE_F32, "sigma_%d", k).data, sizeof sigma);
+            memcpy(&guidance, fixture_tensor(given, DTYPE_F32, "guidance_%d", k).data, sizeof guidance);
+            struct transformer_run *begun =
+                transformer_begin(machine.transformer, COMPUTE_F32, cases[k].text, embeds,
+                                  cases[k].grid_count, cases[k].grids, tokens + generated, &error);
+            assert_ok(begun, error);
+            assert_ok(transformer_velocity(begun, tokens, sigma * 1000, guidance, NULL, NULL, NULL, velocity,
+                                           &error),
+                      error);
+            transformer_end(begun);
+            const double off = relative_error(velocity, wanted, generated);
+            if (!(off <= F32_MOST)) fail_msg("%s, case %d: the velocity is off by %.3g", files[f], k, off);
+            const struct tensor plain = fixture_tensor(given, DTYPE_F32, "velocity_%d", k);
+            assert_true(relative_error(velocity, plain.data, generated) > 0.01);
+            free(tokens);
+            free(embeds);
+            free(wanted);
+        }
+        lora_close(lora);
+    }
+    checkpoint_close(given);
+    checkpoint_close(expected);
+    machine_close(machine);
+}
+
 // lora_merge_rows gives the weights that the merged model has, in either order of the rows.
 static void merging(void **state) {
     struct lora_layer layers[LORA_LAYER_COUNT];
@@ -660,6 +714,7 @@ int main(void) {
         cmocka_unit_test(layers_alone),
         cmocka_unit_test(several_with_scales),
         cmocka_unit_test(stored_types),
+        cmocka_unit_test(against_the_reference),
         cmocka_unit_test(merging),
         cmocka_unit_test(alphas),
         cmocka_unit_test(pieces_of_fused_layers),
