@@ -4,6 +4,7 @@
 #include "base/buffer.h"
 #include "base/file.h"
 #include "cli/commands.h"
+#include "flux/model_folder.h"
 #include "text/tokenizer.h"
 #include "weights/parts.h"
 
@@ -49,10 +50,15 @@ static bool tokenize(const struct tokenizer *tokenizer, const struct buffer *inp
     return done;
 }
 
-// The tokenizer of a model folder, or the folder or file itself.
+// The tokenizer of a model folder or of its base, or the folder or file itself.
 static struct tokenizer *open_tokenizer(const char *model, struct error *error) {
     struct error ignored = {0};
-    char *path = folder_exists(model) ? part_find_tokenizer(model, &ignored) : NULL;
+    struct model_folder folder = {0};
+    char *path = NULL;
+    if (folder_exists(model) && !(path = part_find_tokenizer(model, &ignored)) &&
+        model_folder_open(model, &folder, &ignored))
+        path = part_find_tokenizer(model_folder_part(&folder, PART_TEXT_ENCODER), NULL);
+    model_folder_free(&folder);
     struct tokenizer *tokenizer = tokenizer_open(path ? path : model, error);
     free(path);
     return tokenizer;

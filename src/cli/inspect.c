@@ -6,6 +6,7 @@
 #include "base/pool.h"
 #include "flux/autoencoder.h"
 #include "flux/model.h"
+#include "flux/model_folder.h"
 #include "flux/pipeline.h"
 #include "tensor/device.h"
 #include "text/language_model.h"
@@ -168,12 +169,19 @@ json_t *inspect_weights(const char *path, struct error *error) {
 
 struct inspection {
     const char *folder;
+    struct model_folder folders; // it and its bases; {0} when they could not be read
     struct device *device;
     struct transformer_shape shape; // where [has_shape]: of the weights, else of the config.json
     bool has_shape;
     const struct model_settings *settings; // NULL when they could not be read
     json_t *parts, *problems;
 };
+
+// The folder that a part comes from; the tokenizer lies beside the text encoder.
+static const char *folder_of(const struct inspection *inspection, enum model_part part) {
+    const struct model_folder *folders = &inspection->folders;
+    return folders->folder_count ? model_folder_part(folders, part) : inspection->folder;
+}
 
 static void add_problem(struct inspection *inspection, json_t *part, const char *text) {
     if (part) json_object_set_new(part, "problem", text_json(text));
@@ -201,8 +209,8 @@ static json_t *begin_part(struct inspection *inspection, enum model_part part) {
     bool tokenizer = part == MODEL_PARTS;
     json_t *report = json_pack("{s:s}", "part", tokenizer ? "tokenizer" : part_key(part));
     json_array_append_new(inspection->parts, report);
-    char *path =
-        tokenizer ? part_find_tokenizer(inspection->folder, NULL) : part_find(inspection->folder, part, NULL);
+    const char *folder = folder_of(inspection, tokenizer ? PART_TEXT_ENCODER : part);
+    char *path = tokenizer ? part_find_tokenizer(folder, NULL) : part_find(folder, part, NULL);
     if (path) put_files(report, path, tokenizer ? "tokenizer_config.json" : "config.json", part);
     free(path);
     return report;
@@ -241,15 +249,16 @@ static bool parse_language(const char *name, const char *text, size_t size, void
 static void inspect_transformer(struct inspection *inspection) {
     json_t *part = begin_part(inspection, PART_TRANSFORMER);
     struct error error = {0};
-    struct transformer *transformer = transformer_open(inspection->folder, inspection->device, &error);
+    const char *folder = folder_of(inspection, PART_TRANSFORMER);
+    struct transformer *transformer = transformer_open(folder, inspection->device, &error);
     if (transformer) {
         inspection->shape = *transformer_shape(transformer);
         inspection->has_shape = true;
     } else {
         add_problem(inspection, part, error.message);
         struct error ignored = {0}; // weights that are not there still have a config.json
-        inspection->has_shape = parse_config(inspection->folder, PART_TRANSFORMER, &inspection->shape,
-                                             parse_transformer, &ignored);
+        inspection->has_shape =
+            parse_config(folder, PART_TRANSFORMER, &inspection->shape, parse_transformer, &ignored);
     }
     transformer_close(transformer);
     if (!inspection->has_shape) return;
@@ -270,7 +279,7 @@ static void inspect_autoencoder(struct inspection *inspection) {
     json_t *part = begin_part(inspection, PART_AUTOENCODER);
     struct error error = {0};
     struct autoencoder *autoencoder =
-        autoencoder_open(inspection->folder, inspection->device, COMPUTE_F32, &error);
+        autoencoder_open(folder_of(inspection, PART_AUTOENCODER), inspection->device, COMPUTE_F32, &error);
     if (!autoencoder) {
         add_problem(inspection, part, error.message);
         return;
@@ -298,7 +307,7 @@ static json_t *language_shape(const struct language_model_config *config) {
 static void inspect_tokenizer(struct inspection *inspection) {
     json_t *part = begin_part(inspection, MODEL_PARTS);
     struct error error = {0};
-    char *path = part_find_tokenizer(inspection->folder, &error);
+    char *path = part_find_tokenizer(folder_of(inspection, PART_TEXT_ENCODER), &error);
     struct tokenizer *tokenizer = path ? tokenizer_open(path, &error) : NULL;
     free(path);
     if (!tokenizer) {
@@ -312,8 +321,9 @@ static void inspect_tokenizer(struct inspection *inspection) {
 // From the part's config.json, which may be there without weights, or off the weights.
 static bool read_language(const struct inspection *inspection, struct language_model_config *config,
                           struct error *error) {
-    if (parse_config(inspection->folder, PART_TEXT_ENCODER, config, parse_language, error)) return true;
-    char *path = error->kind ? NULL : part_find(inspection->folder, PART_TEXT_ENCODER, error);
+    const char *folder = folder_of(inspection, PART_TEXT_ENCODER);
+    if (parse_config(folder, PART_TEXT_ENCODER, config, parse_language, error)) return true;
+    char *path = error->kind ? NULL : part_find(folder, PART_TEXT_ENCODER, error);
     struct language_model *model = path ? language_model_open(path, 0, inspection->device, error) : NULL;
     if (model) *config = *language_model_config(model);
     language_model_close(model);
@@ -339,7 +349,7 @@ static void inspect_text_encoder(struct inspection *inspection) {
     };
     memcpy(prompt.taps, settings->text_taps, sizeof prompt.taps);
     struct prompt_encoder *encoder =
-        prompt_encoder_open(inspection->folder, &prompt, inspection->device, &error);
+        prompt_encoder_open(folder_of(inspection, PART_TEXT_ENCODER), &prompt, inspection->device, &error);
     if (encoder) {
         json_object_set_new(json_object_get(part, "shape"), "embedding_width",
                             json_integer(prompt_encoder_width(encoder)));
@@ -393,7 +403,10 @@ bool inspect_is_model(const char *path) {
 
 static void inspect_index(struct inspection *inspection, json_t *report) {
     struct error error = {0};
-    json_t *index = read_json(inspection->folder, "model_index.json", &error);
+    const struct model_folder *folders = &inspection->folders;
+    const char *folder =
+        folders->folder_count ? model_folder_with(folders, "model_index.json") : inspection->folder;
+    json_t *index = read_json(folder, "model_index.json", &error);
     if (class_in(index)) json_object_set_new(report, "pipeline", json_string(class_in(index)));
     json_decref(index);
     error_clear(&error);
@@ -425,8 +438,29 @@ static void inspect_whole(struct inspection *inspection) {
     pipeline_close(pipeline);
 }
 
+// The folders beneath, and the LoRAs of every request.
+static void inspect_folders(struct inspection *inspection, json_t *report) {
+    const struct model_folder *folders = &inspection->folders;
+    struct error named = {0}; // by inspect_index, which reads the same
+    if (!model_folder_open(inspection->folder, &inspection->folders, &named)) {
+        model_folder_free(&inspection->folders);
+        return;
+    }
+    json_t *bases = json_array(), *loras = json_array();
+    for (int i = 1; i < folders->folder_count; i++)
+        json_array_append_new(bases, text_json(folders->folders[i]));
+    for (int i = 0; i < folders->lora_count; i++)
+        json_array_append_new(loras, json_pack("{s:o, s:f}", "file", text_json(folders->loras[i].file),
+                                               "scale", (double)folders->loras[i].scale));
+    if (json_array_size(bases)) json_object_set(report, "bases", bases);
+    if (json_array_size(loras)) json_object_set(report, "loras", loras);
+    json_decref(bases);
+    json_decref(loras);
+}
+
 static void inspect_parts(struct inspection *inspection, json_t *report) {
     struct model_settings settings = {0};
+    inspect_folders(inspection, report);
     inspect_index(inspection, report);
     inspect_tokenizer(inspection);
     inspect_transformer(inspection);
@@ -436,6 +470,7 @@ static void inspect_parts(struct inspection *inspection, json_t *report) {
     inspect_whole(inspection);
     inspection->settings = NULL;
     model_settings_free(&settings);
+    model_folder_free(&inspection->folders);
 }
 
 json_t *inspect_model(const char *folder, struct error *error) {

@@ -468,8 +468,6 @@ def main():
     make_safetensors()
     make_gguf()
     make_layout()
-
-
     make_lora()
     make_config()
     make_worker_message()

@@ -128,6 +128,31 @@ static void what_is_missing_is_named(void **state) {
     restore(NULL);
 }
 
+static void a_folder_on_another(void **state) {
+    char top[300], path[320], json[600];
+    struct error error = {0};
+    snprintf(top, sizeof top, "%s-top", folder);
+    snprintf(path, sizeof path, "%s/limn.json", top);
+    snprintf(json, sizeof json, "{\"base\":\"%s\",\"loras\":[{\"file\":\"no.safetensors\"}]}", folder);
+    assert_ok(folder_make(top, &error), error);
+    assert_ok(file_write(path, json, strlen(json), &error), error);
+    json_t *report = inspect_model(top, &error);
+    assert_ok(report, error);
+    assert_string_equal(json_string_value(json_array_get(json_object_get(report, "bases"), 0)), folder);
+    assert_int_equal(json_array_size(json_object_get(report, "loras")), 1);
+    assert_int_equal(integer_of(json_object_get(part_of(report, "transformer"), "shape"), "hidden"), 128);
+    assert_int_equal(json_array_size(json_object_get(report, "problems")), 1); // the whole cannot be opened
+    assert_problem(report, "no.safetensors");
+    json_decref(report);
+    assert_ok(file_write(path, "{\"base\":\".\"}", 12, &error), error);
+    report = inspect_model(top, &error);
+    assert_contains(json_string_value(json_array_get(json_object_get(report, "problems"), 0)),
+                    "stands on itself");
+    json_decref(report);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(remove(top), 0);
+}
+
 static void weights_are_listed(void **state) {
     struct error error = {0};
     char path[256];
@@ -205,6 +230,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_model),
         cmocka_unit_test(what_is_missing_is_named),
+        cmocka_unit_test(a_folder_on_another),
         cmocka_unit_test(weights_are_listed),
         cmocka_unit_test(layouts_are_told),
         cmocka_unit_test(models_are_told_from_weights),

@@ -59,7 +59,8 @@ static void listener(void *context, const struct queue_event *event) {
     pthread_mutex_unlock(&bench->lock);
 }
 
-static int set_up_model(void **state, const char *model) {
+// [lora]: NULL, or of every job.
+static int set_up_with(void **state, const char *model, const char *lora) {
     struct bench *bench = calloc(1, sizeof *bench);
     struct error error = {0};
     assert_non_null(bench);
@@ -74,11 +75,17 @@ static int set_up_model(void **state, const char *model) {
                                     .threads = 2,
                                     .compute = "f32",
                                     .depth = 4,
-                                    .lease_seconds = 60};
+                                    .lease_seconds = 60,
+                                    .loras = {lora},
+                                    .lora_count = lora != NULL};
     bench->queue = queue_open(&options, listener, bench, &error);
     assert_non_null(bench->queue);
     *state = bench;
     return 0;
+}
+
+static int set_up_model(void **state, const char *model) {
+    return set_up_with(state, model, NULL);
 }
 
 static int set_up(void **state) {
@@ -242,6 +249,20 @@ static void test_loras(void **state) {
     const size_t size = (size_t)plain.width * (size_t)plain.height * 3;
     assert_memory_not_equal(plain.pixels, changed.pixels, size);
     assert_memory_equal(plain.pixels, again.pixels, size);
+    // The same LoRA, of the worker instead of the job.
+    void *other = NULL;
+    char option[120];
+    snprintf(option, sizeof option, "%s:1", good);
+    set_up_with(&other, MODEL, option);
+    struct bench *with = other;
+    job.lora_count = 0;
+    run(with, &job);
+    must_be_done(with);
+    struct image same;
+    take(with, &with->pictures[0], &same);
+    assert_memory_equal(same.pixels, changed.pixels, size);
+    image_free(&same);
+    tear_down(&other);
     image_free(&plain);
     image_free(&changed);
     image_free(&again);
