@@ -100,7 +100,7 @@ static bool refuse(const struct config *config, const char *name, const char *id
     meant = near_match(name, names, count);
     return api_error_set(error, API_INVALID_REQUEST, "lora",
                          "lora: there is no \"%.60s\" for model '%s'%s%s%s; this server has %s%s", name, id,
-                         meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "",
+                         meant ? " (did you mean \"" : "", meant ? meant : "", meant ? "\"?)" : "",
                          count ? "for it: " : "none for it", list);
 }
 
