@@ -116,7 +116,7 @@ struct limn_model_info {
     int default_steps;
     float default_guidance;
     int side_multiple;    // widths and heights are multiples of it (16)
-    bool has_guidance;    // whether guidance has an effect
+    bool has_guidance;    // whether guidance has an effect (models distilled to go without take none)
     bool trained;         // false for weights that are random or hardly trained
     int text_length;      // text positions
     const char *software; // the marks that its pictures carry in EXIF, "AI generated;flux2" and
@@ -160,8 +160,10 @@ struct limn_progress {
     enum limn_stage stage;
     int image, images; // picture in work, from 0; pictures in all. All pass the steps before one is decoded
     int step, steps;   // denoising step in work, from 0
-    int block, blocks; // transformer blocks done in this step; text layers; parts of the autoencoder
-    double seconds;    // since the request began to run
+    // Transformer blocks done in this step; text layers; parts of the autoencoder. Where guidance takes a second evaluation,
+    // both count.
+    int block, blocks;
+    double seconds; // since the request began to run
     // What the picture would be after a step of preview_steps; else NULL. Borrowed for the call.
     const struct limn_image *preview;
 };
@@ -176,10 +178,11 @@ struct limn_request {
     // Rounded down to multiples of side_multiple. 0, each by itself: the first reference's side after its
     // preparation, else the model's default.
     int width, height;
-    int count;           // 1 to LIMN_COUNT_MOST; picture k uses seed + k
-    uint64_t seed;       // below 2^63
-    int steps;           // 0: the model's, with its own sigmas where it has any
-    float guidance;      // negative: the model's
+    int count;     // 1 to LIMN_COUNT_MOST; picture k uses seed + k
+    uint64_t seed; // below 2^63
+    int steps;     // 0: the model's, with its own sigmas where it has any
+    // Negative: the model's. FLUX.2 [dev] reads it; the base models of [klein] evaluate each step twice when it is above 1.
+    float guidance;
     const float *sigmas; // own sigmas before the shift, each in (0, 1], falling; NULL: evenly spaced
     int sigma_count;     // then also the step count
     enum limn_noise noise;

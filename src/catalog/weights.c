@@ -32,9 +32,10 @@ static bool has_weights(const char *folder) {
 static bool judge_folder(const char *path, char *why, size_t size, struct error *error) {
     struct error cause = {0};
     struct model_folder folder;
+    struct model_index index;
     bool good = true;
     *why = 0;
-    if (!model_folder_open(path, &folder, &cause) || !model_index_check(path, &cause))
+    if (!model_folder_open(path, &folder, &cause) || !model_index_read(path, &index, &cause))
         snprintf(why, size, "%s", cause.message);
     for (int i = 0; good && !*why && i < MODEL_PARTS; i++) {
         char *part = part_find(model_folder_part(&folder, (enum model_part)i), (enum model_part)i, &cause);

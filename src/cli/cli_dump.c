@@ -3,7 +3,8 @@
 //
 // Tensors: tokens, prompt_embeds, reference_K, reference_latents_K, noise, sigmas, timesteps, step_I_velocity,
 // step_I_latents (after step I), of the first step step_0_double_B_txt, step_0_double_B_img and step_0_single_B (text first),
-// decoded, picture. Shapes and types: tests/fixtures/README.md.
+// decoded, picture; with guidance by two evaluations empty_tokens, empty_prompt_embeds, step_I_empty_velocity and
+// step_I_guided_velocity. Shapes and types: tests/fixtures/README.md.
 
 #include "cli/commands.h"
 #include "cli/options.h"

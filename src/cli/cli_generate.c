@@ -65,7 +65,9 @@ static const char help[] =
     "                        else the model's)\n"
     "      --seed N          the same seed gives the same picture (default: a random one, which is printed)\n"
     "      --steps N         denoising steps (default: the model's)\n"
-    "      --guidance X      how closely to follow the prompt (default: the model's)\n"
+    "      --guidance X      how closely to follow the prompt (default: the model's). FLUX.2 [klein] takes "
+    "none; its base\n"
+    "                        models evaluate each step twice when it is above 1\n"
     "      --sigmas A,B,...  own noise levels before the shift, falling, each above 0 and at most 1; sets "
     "the steps\n"
     "      --lora FILE[:SCALE]   apply a LoRA (safetensors), beside the model's own; may be given up to four "
@@ -453,6 +455,8 @@ static int run_job(struct generate_job *job, struct limn_image *references) {
                 "limn: the model %s is not trained to the end: do not expect its pictures to show what is "
                 "asked\n",
                 job->info.name);
+    if (options->request.guidance >= 0 && !job->info.has_guidance)
+        fprintf(stderr, "limn: --guidance has no effect on the model %s\n", job->info.name);
     options->request.references = references;
     options->request.progress = on_progress;
     options->request.user = job;

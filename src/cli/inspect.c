@@ -342,12 +342,7 @@ static void inspect_text_encoder(struct inspection *inspection) {
     json_object_set_new(part, "shape", language_shape(&config));
     const struct model_settings *settings = inspection->settings;
     if (!settings) return; // the problem with the settings is named already
-    struct prompt_settings prompt = {
-        .system_message = settings->system_message,
-        .tap_count = settings->text_tap_count,
-        .length = settings->text_length,
-    };
-    memcpy(prompt.taps, settings->text_taps, sizeof prompt.taps);
+    struct prompt_settings prompt = model_prompt_settings(settings);
     struct prompt_encoder *encoder =
         prompt_encoder_open(folder_of(inspection, PART_TEXT_ENCODER), &prompt, inspection->device, &error);
     if (encoder) {
@@ -368,12 +363,19 @@ static json_t *settings_json(const struct model_settings *settings) {
     for (int i = 0; i < settings->size_count; i++) {
         json_array_append_new(sizes, json_sprintf("%dx%d", settings->sizes[i][0], settings->sizes[i][1]));
     }
-    return json_pack("{s:s*, s:o, s:i, s:o, s:o, s:i, s:f, s:o, s:I, s:b}", "system_message",
-                     settings->system_message, "text_taps", taps, "text_length", settings->text_length,
-                     "default_size", json_sprintf("%dx%d", settings->default_width, settings->default_height),
-                     "sizes", sizes, "steps", settings->steps, "guidance", (double)settings->guidance,
-                     "sigmas", sigmas, "reference_area", (json_int_t)settings->reference_area, "trained",
-                     settings->trained);
+    static const char *const templates[] = {[PROMPT_MISTRAL] = "mistral", [PROMPT_QWEN3] = "qwen3"};
+    static const char *const kinds[] = {
+        [GUIDANCE_NONE] = "no effect",
+        [GUIDANCE_EMBEDDED] = "embedded",
+        [GUIDANCE_CLASSIFIER] = "two evaluations a step",
+    };
+    return json_pack("{s:s, s:s*, s:o, s:i, s:o, s:o, s:i, s:s, s:f, s:o, s:I, s:b}", "text_template",
+                     templates[settings->text_template], "system_message", settings->system_message,
+                     "text_taps", taps, "text_length", settings->text_length, "default_size",
+                     json_sprintf("%dx%d", settings->default_width, settings->default_height), "sizes", sizes,
+                     "steps", settings->steps, "guidance_kind", kinds[settings->guidance_kind], "guidance",
+                     (double)settings->guidance, "sigmas", sigmas, "reference_area",
+                     (json_int_t)settings->reference_area, "trained", settings->trained);
 }
 
 // ----------------------------------------------------------------------------------------------------------- the folder
@@ -401,23 +403,27 @@ bool inspect_is_model(const char *path) {
     return found || (folder_exists(path) && holds_parts(path));
 }
 
-static void inspect_index(struct inspection *inspection, json_t *report) {
+// A pipeline that is not known counts as Flux2Pipeline, for the sake of the parts.
+static void inspect_index(struct inspection *inspection, struct model_index *index, json_t *report) {
     struct error error = {0};
     const struct model_folder *folders = &inspection->folders;
     const char *folder =
         folders->folder_count ? model_folder_with(folders, "model_index.json") : inspection->folder;
-    json_t *index = read_json(folder, "model_index.json", &error);
-    if (class_in(index)) json_object_set_new(report, "pipeline", json_string(class_in(index)));
-    json_decref(index);
+    json_t *json = read_json(folder, "model_index.json", &error);
+    if (class_in(json)) json_object_set_new(report, "pipeline", json_string(class_in(json)));
+    json_decref(json);
     error_clear(&error);
-    if (!model_index_check(inspection->folder, &error)) add_problem(inspection, NULL, error.message);
+    if (model_index_read(inspection->folder, index, &error)) return;
+    *index = (struct model_index){.pipeline = MODEL_FLUX2};
+    add_problem(inspection, NULL, error.message);
 }
 
 // The settings are held against the transformer's shape; without one they cannot be judged.
-static void inspect_settings(struct inspection *inspection, struct model_settings *settings, json_t *report) {
+static void inspect_settings(struct inspection *inspection, const struct model_index *index,
+                             struct model_settings *settings, json_t *report) {
     struct error error = {0};
     if (!inspection->has_shape) return;
-    if (model_settings_read(inspection->folder, &inspection->shape, settings, &error)) {
+    if (model_settings_read(inspection->folder, index, &inspection->shape, settings, &error)) {
         inspection->settings = settings;
         json_object_set_new(report, "name", text_json(settings->name));
         json_object_set_new(report, "settings", settings_json(settings));
@@ -460,11 +466,12 @@ static void inspect_folders(struct inspection *inspection, json_t *report) {
 
 static void inspect_parts(struct inspection *inspection, json_t *report) {
     struct model_settings settings = {0};
+    struct model_index index;
     inspect_folders(inspection, report);
-    inspect_index(inspection, report);
+    inspect_index(inspection, &index, report);
     inspect_tokenizer(inspection);
     inspect_transformer(inspection);
-    inspect_settings(inspection, &settings, report);
+    inspect_settings(inspection, &index, &settings, report);
     inspect_text_encoder(inspection);
     inspect_autoencoder(inspection);
     inspect_whole(inspection);

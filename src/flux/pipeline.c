@@ -55,7 +55,8 @@ static int64_t count_parameters(const char *folder) {
 }
 
 static bool open_parts(struct pipeline *pipeline, const char *folder, const struct model_folder *parts,
-                       const struct limn_options *options, struct error *error) {
+                       const struct model_index *index, const struct limn_options *options,
+                       struct error *error) {
     struct model_settings *settings = &pipeline->settings;
     pipeline->pool = pool_open(options->threads, error);
     if (!pipeline->pool) return false;
@@ -69,16 +70,13 @@ static bool open_parts(struct pipeline *pipeline, const char *folder, const stru
     bool bf16 =
         options->compute == LIMN_COMPUTE_AUTO ? shape->sixteen_bit : options->compute == LIMN_COMPUTE_BF16;
     pipeline->compute = bf16 ? COMPUTE_BF16 : COMPUTE_F32;
-    if (!model_settings_read(folder, shape, settings, error)) return false;
-    struct prompt_settings text = {.system_message = settings->system_message,
-                                   .tap_count = settings->text_tap_count,
-                                   .length = settings->text_length};
-    memcpy(text.taps, settings->text_taps, sizeof text.taps);
+    if (!model_settings_read(folder, index, shape, settings, error)) return false;
+    struct prompt_settings text = model_prompt_settings(settings);
     pipeline->encoder =
         prompt_encoder_open(model_folder_part(parts, PART_TEXT_ENCODER), &text, pipeline->device, error);
     if (!pipeline->encoder) return false;
-    pipeline->autoencoder =
-        autoencoder_open(model_folder_part(parts, PART_AUTOENCODER), pipeline->device, pipeline->compute, error);
+    pipeline->autoencoder = autoencoder_open(model_folder_part(parts, PART_AUTOENCODER), pipeline->device,
+                                             pipeline->compute, error);
     if (!pipeline->autoencoder) return false;
     pipeline->encodings = encodings_open(options->cache_bytes);
     pipeline->text_parameters = count_parameters(model_folder_part(parts, PART_TEXT_ENCODER));
@@ -90,15 +88,16 @@ struct pipeline *pipeline_open(const char *folder, const struct limn_options *op
     struct limn_options defaults;
     limn_options_init(&defaults);
     if (!options) options = &defaults;
-    if (!check_options(options, error) || !model_index_check(folder, error)) return NULL;
+    struct model_index index;
+    if (!check_options(options, error) || !model_index_read(folder, &index, error)) return NULL;
     struct pipeline *pipeline = calloc(1, sizeof *pipeline);
     if (!pipeline) {
         error_set(error, ERROR_MEMORY, "not enough memory to open %s", folder);
         return NULL;
     }
     struct model_folder parts;
-    bool good =
-        model_folder_open(folder, &parts, error) && open_parts(pipeline, folder, &parts, options, error);
+    bool good = model_folder_open(folder, &parts, error) &&
+                open_parts(pipeline, folder, &parts, &index, options, error);
     model_folder_free(&parts);
     if (good) return pipeline;
     pipeline_close(pipeline);
@@ -134,7 +133,7 @@ void pipeline_info(const struct pipeline *pipeline, struct limn_model_info *info
         .default_steps = settings->steps,
         .default_guidance = settings->guidance,
         .side_multiple = multiple,
-        .has_guidance = shape->guidance,
+        .has_guidance = settings->guidance_kind != GUIDANCE_NONE,
         .trained = settings->trained,
         .text_length = settings->text_length,
         .software = settings->software[0] ? settings->software : NULL,

@@ -1,4 +1,6 @@
 // A request's way through the stages: prompt embeddings, reference tokens, steps of each picture, decode of each picture.
+// With GUIDANCE_CLASSIFIER, guidance above 1 takes the empty prompt through the text encoder too, and each step through the
+// transformer twice.
 //
 // DESIGN. All pictures pass the steps before the first is decoded (their latents are small), so that each part's weights are
 // needed in one stretch: when a stage begins, the file pages of the one before are given up, and the workspace is trimmed.
@@ -30,9 +32,12 @@ struct run {
     int64_t channels, tokens;      // of a picture's latents
     struct token_grid grids[1 + LIMN_REFERENCES_MOST];
     float *embeddings; // [text_length, context]
+    float *empty;      // like them, of the empty prompt; NULL where a step is one evaluation
     float *references; // [tokens of grids[1..], channels]
     float *latents;    // [count][tokens, channels]
     float *velocity;   // [tokens, channels]
+    float *unguided;   // [tokens, channels], what the empty prompt gives; NULL with empty
+    int pass, passes;  // of the part in work over its blocks; 0 passes: one
     float *pixels;     // [3, height, width]
     float sigmas[LIMN_STEPS_MOST + 1], timesteps[LIMN_STEPS_MOST];
 };
@@ -45,11 +50,11 @@ static bool report(struct run *run) {
     return run->request.progress(run->request.user, &run->progress);
 }
 
-// The callback of each part: [done] of [all].
+// The callback of each part: [done] of [all] in this pass.
 static bool on_part(void *context, int done, int all) {
     struct run *run = context;
-    run->progress.block = done;
-    run->progress.blocks = all;
+    run->progress.block = run->pass * all + done;
+    run->progress.blocks = (run->passes > 0 ? run->passes : 1) * all;
     return report(run);
 }
 
@@ -68,11 +73,22 @@ static void see_latents(const struct run *run, const char *name, const float *da
     see(run, name, DTYPE_F32, 2, (int64_t[]){run->tokens, run->channels}, data);
 }
 
+static void see_step(const struct run *run, int step, const char *what, const float *data) {
+    char name[FIELD_BYTES];
+    snprintf(name, sizeof name, "step_%d_%s", step, what);
+    see_latents(run, name, data);
+}
+
 static float *values(int64_t count, struct error *error) {
     float *memory = malloc((size_t)(count > 0 ? count : 1) * sizeof(float));
     if (!memory)
         error_set(error, ERROR_MEMORY, "not enough memory for %lld values of a request", (long long)count);
     return memory;
+}
+
+// Whether a step takes two evaluations.
+static bool is_guided(const struct run *run) {
+    return run->pipeline->settings.guidance_kind == GUIDANCE_CLASSIFIER && run->request.guidance > 1;
 }
 
 // Weights are mapped, not read: a NaN among them shows in what they give.
@@ -88,62 +104,95 @@ static bool check_finite(const float *data, int64_t count, const char *part, str
 
 // --------------------------------------------------------------------------------------------------------------- text
 
-// The ids of the prompt in its template, [text_length] of them in fresh memory; the padding stands on the left.
-static int32_t *make_tokens(struct run *run, struct error *error) {
-    const struct prompt_encoder *encoder = run->pipeline->encoder;
-    int64_t length = run->pipeline->settings.text_length, pads = 0;
-    int32_t *ids = malloc((size_t)length * sizeof *ids);
-    if (!ids) {
-        error_set(error, ERROR_MEMORY, "not enough memory for the tokens of a prompt");
-        return NULL;
-    }
-    if (!prompt_encoder_tokens(encoder, run->request.prompt, ids, error)) {
-        free(ids);
-        return NULL;
-    }
-    int32_t pad = tokenizer_find(prompt_encoder_tokenizer(encoder), "<pad>");
-    while (pads < length && ids[pads] == pad) pads++;
-    run->result->text_tokens = (int)(length - pads);
-    see(run, "tokens", DTYPE_I32, 1, &length, ids);
-    return ids;
+// A text on its way through the text encoder.
+struct text {
+    const char *prompt;
+    int32_t *ids;      // in its template, [text_length], with padding
+    int count;         // of them no padding
+    int64_t copies;    // so many rows at the beginning of the embeddings are copies of the one behind them
+    size_t kept_count; // values from there on, which the cache holds
+    struct encodings_key key;
+    bool cached;
+};
+
+// Tokenizes, and asks the cache for the embeddings: they depend on the ids and on which of them are padding.
+static bool begin_text(const struct run *run, const char *prompt, struct text *text, struct error *error) {
+    struct pipeline *pipeline = run->pipeline;
+    int64_t length = pipeline->settings.text_length, width = prompt_encoder_width(pipeline->encoder);
+    *text = (struct text){.prompt = prompt, .ids = malloc((size_t)length * sizeof *text->ids)};
+    if (!text->ids) return error_set(error, ERROR_MEMORY, "not enough memory for the tokens of a prompt");
+    if (!prompt_encoder_tokens(pipeline->encoder, prompt, text->ids, &text->count, error)) return false;
+    text->copies = prompt_encoder_copies(pipeline->encoder, text->count);
+    text->kept_count = (size_t)((length - text->copies) * width);
+    const int64_t numbers[] = {length, width, (int64_t)pipeline->compute, text->count};
+    text->key = encodings_key("prompt", numbers, 4, text->ids, (size_t)length * sizeof *text->ids);
+    text->cached = encodings_find(pipeline->encodings, &text->key, text->kept_count);
+    return true;
 }
 
-// Computes the embeddings, or takes them from the cache: they depend on the ids alone. All pads have one row, which is kept once.
-static bool embed(struct run *run, const int32_t *ids, const int64_t shape[2], struct error *error) {
+// Computes the embeddings and keeps them, or takes those that were kept.
+static bool embed(struct run *run, const struct text *text, float *embeddings, struct error *error) {
     struct pipeline *pipeline = run->pipeline;
-    int64_t length = shape[0], width = shape[1], pads = length - run->result->text_tokens;
-    int64_t first = pads > 0 ? pads - 1 : 0; // the row from which on they differ
-    size_t count = (size_t)((length - first) * width);
-    const int64_t numbers[] = {length, width, (int64_t)pipeline->compute};
-    struct encodings_key key = encodings_key("prompt", numbers, 3, ids, (size_t)length * sizeof *ids);
-    const float *kept = encodings_find(pipeline->encodings, &key, count);
-    run->result->text_cached = kept;
-    if (!kept) {
-        if (!prompt_encoder_run(pipeline->encoder, run->request.prompt, pipeline->compute, on_part, run,
-                                run->embeddings, error) ||
-            !check_finite(run->embeddings, length * width, "text_encoder", error))
-            return false;
-        encodings_keep(pipeline->encodings, &key, run->embeddings + first * width, count);
+    int64_t length = pipeline->settings.text_length, width = prompt_encoder_width(pipeline->encoder);
+    float *from = embeddings + text->copies * width;
+    const float *kept = encodings_find(pipeline->encodings, &text->key, text->kept_count);
+    if (kept) {
+        memcpy(from, kept, text->kept_count * sizeof *from);
+        for (int64_t i = 0; i < text->copies; i++)
+            memcpy(embeddings + i * width, from, (size_t)width * sizeof *from);
         return true;
     }
-    memcpy(run->embeddings + first * width, kept, count * sizeof *kept);
-    for (int64_t i = 0; i < first; i++)
-        memcpy(run->embeddings + i * width, kept, (size_t)width * sizeof *kept);
+    if (!prompt_encoder_run(pipeline->encoder, text->prompt, pipeline->compute, on_part, run, embeddings,
+                            error) ||
+        !check_finite(embeddings, length * width, "text_encoder", error))
+        return false;
+    encodings_keep(pipeline->encodings, &text->key, from, text->kept_count);
+    run->pass++;
     return true;
+}
+
+static void see_text(const struct run *run, const struct text *text, const float *embeddings, bool empty) {
+    int64_t length = run->pipeline->settings.text_length;
+    int64_t shape[2] = {length, prompt_encoder_width(run->pipeline->encoder)};
+    see(run, empty ? "empty_tokens" : "tokens", DTYPE_I32, 1, &length, text->ids);
+    see(run, empty ? "empty_prompt_embeds" : "prompt_embeds", DTYPE_F32, 2, shape, embeddings);
+}
+
+// The prompt and, where guidance asks for it, the empty prompt. One that the cache holds goes first, before what the other
+// adds to the cache can displace it.
+static bool embed_texts(struct run *run, struct text *texts, int count, struct error *error) {
+    float *embeddings[] = {run->embeddings, run->empty};
+    int first = count > 1 && texts[1].cached && !texts[0].cached;
+    run->pass = 0;
+    run->passes = 0;
+    for (int i = 0; i < count; i++) run->passes += !texts[i].cached;
+    bool good = true;
+    for (int i = 0; good && i < count; i++) {
+        int which = i ^ first;
+        good = embed(run, &texts[which], embeddings[which], error);
+    }
+    for (int i = 0; good && i < count; i++) see_text(run, &texts[i], embeddings[i], i > 0);
+    if (run->pass > 0) prompt_encoder_release_pages(run->pipeline->encoder);
+    run->pass = run->passes = 0;
+    return good;
 }
 
 static bool encode_text(struct run *run, struct error *error) {
     struct pipeline *pipeline = run->pipeline;
-    int64_t shape[2] = {pipeline->settings.text_length, transformer_shape(pipeline->transformer)->context};
+    int64_t count = pipeline->settings.text_length * transformer_shape(pipeline->transformer)->context;
+    bool guided = is_guided(run);
     double began = clock_seconds();
-    run->embeddings = values(shape[0] * shape[1], error);
-    if (!run->embeddings || !begin_stage(run, LIMN_STAGE_TEXT, error)) return false;
-    int32_t *ids = make_tokens(run, error);
-    bool good = ids && embed(run, ids, shape, error);
-    free(ids);
+    struct text texts[2] = {0};
+    run->embeddings = values(count, error);
+    run->empty = guided && run->embeddings ? values(count, error) : NULL;
+    bool good = run->embeddings && (!guided || run->empty) && begin_stage(run, LIMN_STAGE_TEXT, error) &&
+                begin_text(run, run->request.prompt, &texts[0], error) &&
+                (!guided || begin_text(run, "", &texts[1], error)) &&
+                embed_texts(run, texts, guided ? 2 : 1, error);
+    run->result->text_tokens = texts[0].count;
+    run->result->text_cached = texts[0].cached;
+    for (int i = 0; i < 2; i++) free(texts[i].ids);
     if (!good) return false;
-    see(run, "prompt_embeds", DTYPE_F32, 2, shape, run->embeddings);
-    if (!run->result->text_cached) prompt_encoder_release_pages(pipeline->encoder);
     workspace_trim(pipeline->device);
     run->result->text_seconds = clock_seconds() - began;
     return true;
@@ -331,6 +380,32 @@ static void see_block(void *context, const char *name, enum dtype type, int rank
     see(context, whole, type, rank, shape, data);
 }
 
+// Away from what the empty prompt gives, in the reference's order of roundings.
+static void guide(struct run *run, int64_t count) {
+    float guidance = run->request.guidance;
+    for (int64_t i = 0; i < count; i++)
+        run->velocity[i] = run->unguided[i] + guidance * (run->velocity[i] - run->unguided[i]);
+}
+
+// The velocity of a step. observer: for the blocks of the first evaluation, or NULL.
+static bool evaluate(struct run *run, struct transformer_run *transformer, const float *latents, int step,
+                     const struct observer *observer, struct error *error) {
+    int64_t count = run->tokens * run->channels;
+    float guidance = run->pipeline->settings.guidance_kind == GUIDANCE_EMBEDDED ? run->request.guidance : -1;
+    float *velocities[] = {run->velocity, run->unguided};
+    bool good = true;
+    run->passes = run->empty ? 2 : 1;
+    for (run->pass = 0; good && run->pass < run->passes; run->pass++) {
+        bool second = run->pass > 0;
+        transformer_choose(transformer, second);
+        good = transformer_velocity(transformer, latents, run->timesteps[step], guidance, on_part, run,
+                                    second ? NULL : observer, velocities[run->pass], error) &&
+               check_finite(velocities[run->pass], count, "transformer", error);
+    }
+    run->pass = run->passes = 0;
+    return good;
+}
+
 static bool take_step(struct run *run, struct transformer_run *transformer, float *latents, int picture,
                       int step, struct error *error) {
     int64_t count = run->tokens * run->channels;
@@ -338,20 +413,18 @@ static bool take_step(struct run *run, struct transformer_run *transformer, floa
     bool watched = run->observer && picture == 0;
     run->progress.step = step;
     run->progress.block = 0;
-    if (!transformer_velocity(transformer, latents, run->timesteps[step], run->request.guidance, on_part, run,
-                              watched && step == 0 ? &observer : NULL, run->velocity, error) ||
-        !check_finite(run->velocity, count, "transformer", error))
+    if (!evaluate(run, transformer, latents, step, watched && step == 0 ? &observer : NULL, error))
         return false;
+    if (watched) see_step(run, step, "velocity", run->velocity);
+    if (run->empty) guide(run, count);
     if (wants_preview(&run->request, step) && !show_preview(run, latents, step, error)) return false;
     float change = run->sigmas[step + 1] - run->sigmas[step];
     for (int64_t i = 0; i < count; i++) latents[i] += change * run->velocity[i];
-    if (watched) {
-        char name[FIELD_BYTES];
-        snprintf(name, sizeof name, "step_%d_velocity", step);
-        see_latents(run, name, run->velocity);
-        snprintf(name, sizeof name, "step_%d_latents", step);
-        see_latents(run, name, latents);
+    if (watched && run->empty) {
+        see_step(run, step, "empty_velocity", run->unguided);
+        see_step(run, step, "guided_velocity", run->velocity);
     }
+    if (watched) see_step(run, step, "latents", latents);
     return true;
 }
 
@@ -382,7 +455,8 @@ static bool denoise(struct run *run, struct error *error) {
         transformer_begin(pipeline->transformer, pipeline->compute, pipeline->settings.text_length,
                           run->embeddings, 1 + request->reference_count, run->grids, run->references, error);
     if (!transformer) return false;
-    bool good = run_steps(run, transformer, error);
+    bool good = (!run->empty || transformer_add_text(transformer, run->empty, error)) &&
+                run_steps(run, transformer, error);
     transformer_end(transformer);
     transformer_release_pages(pipeline->transformer);
     adapters_release_pages(pipeline->loras);
@@ -397,10 +471,12 @@ static bool allocate(struct run *run, struct error *error) {
     const struct limn_request *request = &run->request;
     run->latents = values(request->count * run->tokens * run->channels, error);
     run->velocity = values(run->tokens * run->channels, error);
+    if (run->velocity && is_guided(run)) run->unguided = values(run->tokens * run->channels, error);
     run->pixels = values((int64_t)3 * request->width * request->height, error);
     run->result->images = calloc((size_t)request->count, sizeof *run->result->images);
     if (!run->result->images) error_set(error, ERROR_MEMORY, "not enough memory for the result");
-    return run->latents && run->velocity && run->pixels && run->result->images;
+    return run->latents && run->velocity && run->pixels && run->result->images &&
+           (run->unguided || !is_guided(run));
 }
 
 static bool run_stages(struct run *run, struct error *error) {
@@ -441,9 +517,11 @@ struct limn_result *pipeline_run(struct pipeline *pipeline, const struct limn_re
         limn_result_free(run.result);
     }
     free(run.embeddings);
+    free(run.empty);
     free(run.references);
     free(run.latents);
     free(run.velocity);
+    free(run.unguided);
     free(run.pixels);
     return good ? run.result : NULL;
 }

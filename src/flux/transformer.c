@@ -30,16 +30,17 @@ struct transformer_run {
     struct range streams[STREAM_COUNT]; // text; generated and references
     int64_t chunk;                      // rows of the chunk buffers
     struct matrix residual;             // [tokens, hidden] f32
-    struct matrix embedded_text;        // [text, hidden] f32, the same in every step
-    struct matrix references;           // [tokens - text - generated, in_channels] f32
-    struct matrix qkv;                  // [tokens, 3 hidden] compute type
-    struct matrix normed;               // [chunk, hidden] compute type
-    struct matrix wide;                 // [chunk, hidden + mlp_hidden] compute type: attention, gated mlp
-    struct matrix latents;              // [generated, in_channels] f32
-    struct matrix velocity;             // [generated, in_channels] f32
-    float *cosines, *sines;             // [tokens, head_dim / 2]
-    struct matrix sincos;               // [1, timestep_width] f32
-    struct matrix embedding, scratch;   // [1, hidden] f32
+    struct matrix embedded_texts[2];  // [text, hidden] f32, the same in every step; the second may be missing
+    int chosen_text;                  // of the two
+    struct matrix references;         // [tokens - text - generated, in_channels] f32
+    struct matrix qkv;                // [tokens, 3 hidden] compute type
+    struct matrix normed;             // [chunk, hidden] compute type
+    struct matrix wide;               // [chunk, hidden + mlp_hidden] compute type: attention, gated mlp
+    struct matrix latents;            // [generated, in_channels] f32
+    struct matrix velocity;           // [generated, in_channels] f32
+    float *cosines, *sines;           // [tokens, head_dim / 2]
+    struct matrix sincos;             // [1, timestep_width] f32
+    struct matrix embedding, scratch; // [1, hidden] f32
     struct matrix double_mods[STREAM_COUNT]; // [1, 6 hidden] f32
     struct matrix single_mods;               // [1, 3 hidden] f32
     struct matrix out_mods;                  // [1, 2 hidden] f32
@@ -254,7 +255,7 @@ static void modulate(struct transformer_run *run, float timestep, float guidance
     const struct transformer *t = run->t;
     float sigma = timestep / 1000; // the reference divides and multiplies again, in f32
     embed_scalar(run, &t->time, sigma * 1000, false);
-    if (t->shape.guidance) embed_scalar(run, &t->guidance, guidance * 1000, true);
+    if (t->shape.guidance && guidance >= 0) embed_scalar(run, &t->guidance, guidance * 1000, true);
     run->ops->silu(run->device, run->embedding, run->scratch);
     for (int s = 0; s < STREAM_COUNT; s++)
         product(run, &t->double_modulation[s], COMPUTE_F32, run->scratch, &STORE, run->double_mods[s]);
@@ -269,7 +270,7 @@ static void embed(struct transformer_run *run, const float *latents) {
     struct range references = {generated.end, run->tokens};
     device_upload(run->device, run->latents.data, latents,
                   (size_t)(run->generated * run->t->shape.in_channels) * sizeof(float));
-    run->ops->copy(run->device, run->embedded_text, residual_rows(run, text));
+    run->ops->copy(run->device, run->embedded_texts[run->chosen_text], residual_rows(run, text));
     product(run, &run->t->latent_embedder, COMPUTE_F32, run->latents, &STORE, residual_rows(run, generated));
     if (references.begin < references.end)
         product(run, &run->t->latent_embedder, COMPUTE_F32, run->references, &STORE,
@@ -316,7 +317,7 @@ static void allocate(struct transformer_run *run) {
     enum dtype type = compute_dtype(run->compute);
     int64_t hidden = shape->hidden;
     run->residual = buffer(run, DTYPE_F32, run->tokens, hidden);
-    run->embedded_text = buffer(run, DTYPE_F32, run->text, hidden);
+    run->embedded_texts[0] = buffer(run, DTYPE_F32, run->text, hidden);
     run->references = buffer(run, DTYPE_F32, run->tokens - run->text - run->generated, shape->in_channels);
     run->qkv = buffer(run, type, run->tokens, 3 * hidden);
     run->normed = buffer(run, type, run->chunk, hidden);
@@ -349,13 +350,13 @@ static bool make_tables(struct transformer_run *run, int grid_count, const struc
 }
 
 // The text does not change over the steps: it is embedded once, from passing workspace.
-static void embed_text(struct transformer_run *run, const float *prompt_embeds) {
+static void embed_text(struct transformer_run *run, const float *prompt_embeds, struct matrix embedded) {
     const struct linear *weights = &run->t->context_embedder;
     size_t mark = workspace_mark(run->device);
     struct matrix x = buffer(run, DTYPE_F32, run->text, weights->in);
     if (x.data) {
         device_upload(run->device, x.data, prompt_embeds, (size_t)(run->text * weights->in) * sizeof(float));
-        product(run, weights, run->compute, x, &STORE, run->embedded_text);
+        product(run, weights, run->compute, x, &STORE, embedded);
     }
     workspace_release(run->device, mark);
 }
@@ -383,7 +384,7 @@ struct transformer_run *transformer_begin(struct transformer *t, enum compute co
     run->chunk = run->tokens < CHUNK_MOST ? run->tokens : CHUNK_MOST;
     allocate(run);
     if (device_status(t->device, error) && make_tables(run, grid_count, grids, error)) {
-        embed_text(run, prompt_embeds);
+        embed_text(run, prompt_embeds, run->embedded_texts[0]);
         if (run->references.rows > 0)
             device_upload(run->device, run->references.data, references,
                           (size_t)(run->references.rows * t->shape.in_channels) * sizeof(float));
@@ -391,6 +392,17 @@ struct transformer_run *transformer_begin(struct transformer *t, enum compute co
     }
     transformer_end(run);
     return NULL;
+}
+
+bool transformer_add_text(struct transformer_run *run, const float *prompt_embeds, struct error *error) {
+    run->embedded_texts[1] = buffer(run, DTYPE_F32, run->text, run->t->shape.hidden);
+    if (!device_status(run->device, error)) return false;
+    embed_text(run, prompt_embeds, run->embedded_texts[1]);
+    return device_status(run->device, error);
+}
+
+void transformer_choose(struct transformer_run *run, bool second) {
+    run->chosen_text = second;
 }
 
 void transformer_end(struct transformer_run *run) {

@@ -53,11 +53,17 @@ struct transformer_run *transformer_begin(struct transformer *transformer, enum 
 // Gives its workspace back; last begun, first ended. NULL is fine.
 void transformer_end(struct transformer_run *run);
 
+// Another text of the same shape beside the first, copied likewise: what guidance by two evaluations a step contrasts the prompt
+// with. At most one; its workspace belongs to the run. transformer_choose says which of the two the next evaluations read: the
+// first (as after transformer_begin), or with [second] the other.
+bool transformer_add_text(struct transformer_run *run, const float *prompt_embeds, struct error *error);
+void transformer_choose(struct transformer_run *run, bool second);
+
 // Called several times a block; returns false to stop (the run then fails with ERROR_CANCELLED). [block]: blocks done.
 typedef bool transformer_progress(void *context, int block, int blocks);
 
 // One evaluation. latents: [tokens of grids[0], in_channels] f32 host. timestep is 1000 sigma; guidance as the user gives it
-// (1000 times it is embedded; without effect where the model has no guidance embedder). velocity: like latents. False when
+// (1000 times it is embedded; without effect where the model has no guidance embedder; negative: not embedded). velocity: like latents. False when
 // cancelled or out of memory. The observer (or NULL) sees the residual streams behind each block, "double_B_txt",
 // "double_B_img" and "single_B" (text first), f32 [tokens, hidden].
 bool transformer_velocity(struct transformer_run *run, const float *latents, float timestep, float guidance,

@@ -224,6 +224,7 @@ struct run {
     struct language_model *model;
     struct device *device;
     enum compute compute;
+    int64_t pads;                    // the last of [attending]
     struct matrix stream, attending; // [rows, hidden] f32
     struct matrix normed;            // [rows, hidden], here and below in the compute type
     struct matrix qkv;               // [attending rows, (heads + 2 kv_heads) * head_dim]
@@ -266,6 +267,25 @@ static void multiply(const struct run *run, const struct linear *stored, struct 
     run->device->ops->linear(run->device, &linear, x, &epilogue, y);
 }
 
+// Tokens see those before them and themselves; pads see all tokens and no pad.
+static void mix(const struct run *run, struct matrix queries, struct matrix keys, struct matrix values) {
+    const struct language_model_config *config = &run->model->config;
+    int64_t tokens = run->attending.rows - run->pads;
+    struct attention attention = {.heads = (int)config->heads,
+                                  .kv_heads = (int)config->kv_heads,
+                                  .head_dim = (int)config->head_dim,
+                                  .scale = (float)(1 / sqrt((double)config->head_dim)),
+                                  .causal = true};
+    keys = matrix_rows(keys, 0, tokens);
+    values = matrix_rows(values, 0, tokens);
+    run->device->ops->attention(run->device, &attention, matrix_rows(queries, 0, tokens), keys, values,
+                                matrix_rows(run->mixed, 0, tokens));
+    if (run->pads == 0) return;
+    attention.causal = false;
+    run->device->ops->attention(run->device, &attention, matrix_rows(queries, tokens, run->pads), keys,
+                                values, matrix_rows(run->mixed, tokens, run->pads));
+}
+
 static void attend(const struct run *run, const struct layer *layer) {
     const struct language_model_config *config = &run->model->config;
     const struct ops *ops = run->device->ops;
@@ -273,11 +293,6 @@ static void attend(const struct run *run, const struct layer *layer) {
     struct matrix normed = matrix_rows(run->normed, 0, run->attending.rows);
     struct matrix queries = matrix_cols(run->qkv, 0, q), keys = matrix_cols(run->qkv, q, kv);
     struct matrix values = matrix_cols(run->qkv, q + kv, kv);
-    struct attention attention = {.heads = (int)config->heads,
-                                  .kv_heads = (int)config->kv_heads,
-                                  .head_dim = (int)config->head_dim,
-                                  .scale = (float)(1 / sqrt((double)config->head_dim)),
-                                  .causal = true};
     float eps = (float)config->eps;
     ops->rms_norm(run->device, run->attending, layer->input_norm, eps, normed);
     multiply(run, &layer->qkv, normed, EPILOGUE_STORE, run->qkv);
@@ -285,7 +300,7 @@ static void attend(const struct run *run, const struct layer *layer) {
                    run->model->pairing);
     ops->norm_rope(run->device, keys, (int)config->kv_heads, layer->key_norm, eps, run->cosines, run->sines,
                    run->model->pairing);
-    ops->attention(run->device, &attention, queries, keys, values, run->mixed);
+    mix(run, queries, keys, values);
     multiply(run, &layer->output, run->mixed, EPILOGUE_ADD, run->attending);
 }
 
@@ -318,7 +333,8 @@ static void tap(const struct run *run, const struct language_model_input *input,
 static bool check_input(const struct language_model *model, const struct language_model_input *input,
                         struct error *error) {
     const struct language_model_config *config = &model->config;
-    if (input->count < 1) return error_set(error, ERROR_INPUT, "a text of no tokens, expected at least one");
+    if (input->pads < 0 || input->count <= input->pads)
+        return error_set(error, ERROR_INPUT, "a text of no tokens, expected at least one");
     if (config->window > 0 && input->count > config->window)
         return error_set(error, ERROR_UNSUPPORTED,
                          "a text of %lld tokens, expected at most sliding_window, %lld",
@@ -357,7 +373,8 @@ static void make_matrices(struct run *run, const struct language_model_input *in
 bool language_model_run(struct language_model *model, const struct language_model_input *input,
                         struct matrix output, struct error *error) {
     if (!check_input(model, input, error)) return false;
-    struct run run = {.model = model, .device = model->device, .compute = input->compute};
+    struct run run = {
+        .model = model, .device = model->device, .compute = input->compute, .pads = input->pads};
     size_t mark = workspace_mark(model->device);
     int deepest = 0;
     for (int i = 0; i < input->tap_count; i++)

@@ -53,7 +53,10 @@ typedef bool language_model_progress(void *context, int layer, int layers);
 struct language_model_input {
     const int32_t *tokens; // on the host, each in [0, vocabulary)
     int64_t count;         // at least 1
-    int64_t position;      // of the first token
+    int64_t
+        pads; // so many of them at the end are padding: each sees the tokens before the padding, no token sees
+              // them. Fewer than count.
+    int64_t position; // of the first token
     int32_t
         lone_token; // -1, or a token that stands by itself: it attends to nothing, not even itself, and its attention
                     // adds 0. Its row comes first in the output.

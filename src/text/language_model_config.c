@@ -89,7 +89,7 @@ static bool read_sizes(struct json_place place, struct language_model_config *co
         !json_get_integer(place, "num_attention_heads", JSON_OPTIONAL, 1, 1024, &config->heads, error) ||
         !json_get_integer(place, "num_key_value_heads", JSON_OPTIONAL, 1, 1024, &config->kv_heads, error) ||
         !json_get_integer(place, "head_dim", JSON_OPTIONAL, 1, 512, &config->head_dim, error) ||
-        !json_get_number(place, "rms_norm_eps", JSON_OPTIONAL, 0, 1, &config->eps, error) ||
+        !json_get_number(place, "rms_norm_eps", JSON_OPTIONAL, 1e-12, 1, &config->eps, error) ||
         !json_get_string(place, "hidden_act", JSON_OPTIONAL, &activation, error) ||
         !expect_false(place, "attention_bias", error) || !expect_false(place, "mlp_bias", error))
         return false;

@@ -1,6 +1,6 @@
 // The JSON files of a model folder. The first byte says which reader gets the rest: '0' the getters themselves, '1' the
 // transformer's config.json, '2' limn.json, '3' model_index.json, '4' the autoencoder's config.json, '5' the text encoder's, '6' what
-// limn.json says of a base and LoRAs.
+// limn.json says of a base and LoRAs, '7' limn.json of a base model of [klein], '8' of a distilled one.
 #include "fuzz.h"
 
 #include "base/json.h"
@@ -60,13 +60,19 @@ static bool fuzz_transformer(const char *text, size_t size, struct error *error)
     return true;
 }
 
-static bool fuzz_settings(const char *text, size_t size, struct error *error) {
-    static const char config[] = "{\"attention_head_dim\": 128}"; // the rest is FLUX.2 [dev]'s
+static bool fuzz_settings(const char *text, size_t size, const struct model_index *index,
+                          struct error *error) {
+    // The rest is FLUX.2 [dev]'s; with these [klein] 9B's.
+    static const char dev[] = "{\"attention_head_dim\": 128}";
+    static const char klein[] =
+        "{\"num_attention_heads\": 32, \"num_single_layers\": 24, \"joint_attention_dim\": 12288}";
+    const char *config = index->pipeline == MODEL_KLEIN ? klein : dev;
     struct transformer_shape shape;
     struct model_settings settings = {0};
     struct error none = {0};
-    promise(transformer_config_parse("config", config, sizeof config - 1, &shape, &none));
-    if (!model_settings_parse("fuzz", text, size, "folder", &shape, &settings, error)) return false;
+    promise(transformer_config_parse("config", config, strlen(config), &shape, &none));
+    if (!model_settings_parse("fuzz", text, size, "folder", index, &shape, &settings, error)) return false;
+    promise((settings.system_message != NULL) == (settings.text_template == PROMPT_MISTRAL));
     promise(settings.text_tap_count > 0 && settings.text_tap_count <= PROMPT_TAPS_MOST &&
             settings.text_length > 0);
     promise(settings.steps > 0 && settings.steps <= MODEL_SIGMAS_MOST && isfinite(settings.guidance));
@@ -121,6 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 1) return 0;
     const char *text = (const char *)data + 1;
     struct error error = {0};
+    struct model_index index;
     bool done = true;
     switch (data[0]) {
     case '0':
@@ -130,10 +137,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         done = fuzz_transformer(text, size - 1, &error);
         break;
     case '2':
-        done = fuzz_settings(text, size - 1, &error);
+        done = fuzz_settings(text, size - 1, &(struct model_index){.pipeline = MODEL_FLUX2}, &error);
         break;
     case '3':
-        done = model_index_parse("fuzz", text, size - 1, &error);
+        done = model_index_parse("fuzz", text, size - 1, &index, &error);
         break;
     case '4':
         done = fuzz_autoencoder(text, size - 1, &error);
@@ -143,6 +150,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case '6':
         done = fuzz_model_folder(text, size - 1, &error);
+        break;
+    case '7':
+    case '8':
+        index = (struct model_index){MODEL_KLEIN, data[0] == '8', true};
+        done = fuzz_settings(text, size - 1, &index, &error);
         break;
     default:
         break;

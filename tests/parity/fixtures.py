@@ -21,7 +21,7 @@ TYPES = {"F32": np.float32, "I32": np.int32, "U8": np.uint8}
 EXACT, END_TO_END = 0.0, 1e-4
 # (start of a tensor's name, what is measured, bound); the first that fits counts
 RULES = [
-    ("tokens", "difference", EXACT), ("noise", "difference", 2e-6), ("sigmas", "difference", 1e-6),
+    ("tokens", "difference", EXACT), ("empty_tokens", "difference", EXACT), ("empty_prompt_embeds", "relative", 2e-5), ("noise", "difference", 2e-6), ("sigmas", "difference", 1e-6),
     ("timesteps", "difference", 1e-3), ("prompt_embeds", "relative", 2e-5), ("reference_latents_", "relative", 2e-5),
     ("reference_", "difference", EXACT), ("step_", "relative", END_TO_END), ("decoded", "relative", END_TO_END),
     ("picture", "difference", 1.0),

@@ -46,7 +46,15 @@ REQUESTS = [
     ("c", "edit-3", "swap them", [(70, 81), (96, 64), (65, 97)], dict(seed=7, size=(64, 144))),
     ("d", "text", "a yellow star behind a green hill", [], dict(seed=8, guidance=4.0)),
     ("d", "edit-1", "make it night", [(112, 90)], dict(seed=9, guidance=4.0, steps=4)),
+    ("e", "text", "a red circle above a blue square", [], dict(seed=10)),
+    ("e", "edit-1", " don't [IMG]move; <think>e\u0301</think>猫 <|im_end|>\n ", [(100, 70)], dict(seed=11, steps=2)),
+    ("e", "edit-2", LONG_PROMPT, [(64, 64), (131, 90)], dict(seed=12, size=(112, 80), guidance=3.0)),
+    ("f", "text", "a yellow star", [], dict(seed=13)),
+    ("f", "text without guidance", "two hills", [], dict(seed=14, guidance=1.0, steps=2)),
+    ("f", "edit-1", LONG_PROMPT, [(90, 120)], dict(seed=15, guidance=2.5, steps=3)),
+    ("f", "edit-2", "", [(70, 81), (96, 64)], dict(seed=16, size=(80, 64))),
 ]
+DEEP, GUIDED = "d", "f"  # models whose bf16 error is held against the reference's own
 HALF = "c"  # the model that is written with f16 weights too
 SCHEDULE_SIZES = [(64, 64), (160, 96), (512, 256)]
 BIG_SIZES = [(1040, 1040), (1072, 1040)]  # 4225 and 4355 tokens: both sides of the step in mu
@@ -181,7 +189,7 @@ def make_images(folder):
 
 def check_text(table, limn, references, folders):
     strings = text_strings.strings()
-    for model in ("a-f32", "b-f32", "c-f32"):
+    for model in ("a-f32", "b-f32", "c-f32", "e-f32"):
         tokenizer = references[model].pipe.tokenizer
         wanted = [tokenizer(s, add_special_tokens=False)["input_ids"] for s in strings]
         ids = limn.tokenize(folders[model], strings)
@@ -190,8 +198,29 @@ def check_text(table, limn, references, folders):
         table.add("token ids: strings that differ", len(wrong), 0, where)
 
 
+def check_guided(table, kind, got, truth, reference, request):
+    """What guidance by two evaluations adds: the empty prompt, its velocity, and what both together give."""
+    where, bound = f"{request[0]} {request[1]}", REL_BF16 if kind == "bf16" else REL_F32
+    guided = "empty_tokens" in truth
+    table.add("evaluations a step: requests that differ", int(guided != ("empty_tokens" in got)), 0, where)
+    if not guided:
+        return
+    table.add("token ids in the template: ids that differ", int((got["empty_tokens"] != truth["empty_tokens"]).sum()), 0, where)
+    table.add(f"{kind} prompt embeddings: relative error",
+              relative(got["empty_prompt_embeds"], truth["empty_prompt_embeds"]), bound, f"{where} empty")
+    guidance = np.float32(request[4].get("guidance", reference.limn["guidance"]))
+    for i in range(len(truth["timesteps"])):
+        latents = got["noise"] if i == 0 else got[f"step_{i - 1}_latents"]
+        exact = reference.transform(got, latents, i, text="empty_prompt_embeds")[f"step_{i}_velocity"]
+        empty = got[f"step_{i}_empty_velocity"]
+        table.add(f"{kind} velocity of the empty prompt: relative error", relative(empty, exact), bound, f"{where} step {i}")
+        both = empty + guidance * (got[f"step_{i}_velocity"] - empty)
+        table.add("guided velocity of the two: difference", difference(got[f"step_{i}_guided_velocity"], both), 0, f"{where} step {i}")
+
+
 def check_parts(table, kind, got, reference, request, own=None):
-    """The parts of one request. `own`, for deep models in bf16: the reference in bf16, whose error is the bound."""
+    """The parts of one request. `own`: the reference in bf16, whose error is the bound for deep models, and for the latents
+    of guided ones, where guidance multiplies the error of a velocity."""
     model, name, prompt, _, options = request
     where = f"{model} {name}"
     bf16 = kind == "bf16"
@@ -202,6 +231,7 @@ def check_parts(table, kind, got, reference, request, own=None):
     table.add("sigmas: difference", difference(got["sigmas"], truth["sigmas"]), SIGMA, where)
     table.add("timesteps / 1000: difference", difference(got["timesteps"] / 1000, truth["timesteps"] / 1000), SIGMA, where)
     table.add(f"{kind} prompt embeddings: relative error", relative(got["prompt_embeds"], truth["prompt_embeds"]), bound, where)
+    check_guided(table, kind, got, truth, reference, request)
     count = sum(k.startswith("reference_latents_") for k in got)
     expected = len(request[3])
     table.add("references: number that differs", abs(count - expected), 0, where)
@@ -211,21 +241,21 @@ def check_parts(table, kind, got, reference, request, own=None):
         table.add(f"{kind} autoencoder encode: relative error",
                   relative(got[f"reference_latents_{k}"], truth[f"reference_latents_{k}"]), bound, f"{where} image {k}")
 
-    steps = len(truth["timesteps"])
+    steps, deep = len(truth["timesteps"]), own is not None and model in DEEP
     for i in (0, steps - 1):
         latents = got["noise"] if i == 0 else got[f"step_{i - 1}_latents"]
         exact = reference.transform(got, latents, i, options.get("guidance"), blocks=i == 0)
         mine = {k: got[k] for k in exact}
         limits = defaultdict(lambda: bound)
-        if own is not None:
+        if deep:
             if i > 0:
                 break  # the reference rounds its timesteps in bf16: only the first is exact
             rounded = own.transform(got, latents, i, options.get("guidance"), blocks=True)
             limits = {k: relative(rounded[k], exact[k]) for k in exact}
         for k, value in exact.items():
             part = "velocity" if "velocity" in k else "block outputs"
-            deep = ", deep, against the reference's own" if own is not None else ""
-            table.add(f"{kind} {part}{deep}: relative error", relative(mine[k], value), limits[k], f"{where} {k}")
+            also = ", deep, against the reference's own" if deep else ""
+            table.add(f"{kind} {part}{also}: relative error", relative(mine[k], value), limits[k], f"{where} {k}")
 
     last = got[f"step_{steps - 1}_latents"]
     table.add(f"{kind} autoencoder decode: relative error",
@@ -235,7 +265,7 @@ def check_parts(table, kind, got, reference, request, own=None):
     limit = REL_BF16 if bf16 else REL_LATENTS_F32
     row = f"{kind} latents after the last step: relative error"
     if own is not None:
-        row = "bf16 latents after the last step, deep, against the reference's own: relative error"
+        row = f"bf16 latents after the last step, {'deep' if deep else 'guided'}, against the reference's own: relative error"
         rounded = truth_of(own, request, noise_dtype=torch.float32)
         limit = relative(rounded[f"step_{steps - 1}_latents"], truth[f"step_{steps - 1}_latents"])
     table.add(row, relative(last, truth[f"step_{steps - 1}_latents"]), limit, where)
@@ -407,8 +437,7 @@ def check_all(limn, references, folders, own, files, quick=False):
 
             def one():
                 got = limn.dump(folders[model], request[2], request_images(request), compute=kind, **request[4])
-                deep = own if kind == "bf16" and request[0] == "d" else None
-                check_parts(table, kind, got, references[model], request, deep)
+                check_parts(table, kind, got, references[model], request, own.get(request[0]) if kind == "bf16" else None)
 
             guarded(table, f"{kind} requests that ran", one)
     half = next(r for r in REQUESTS if r[0] == HALF and r[3])
@@ -500,6 +529,12 @@ def self_check(stand_in, *arguments):
         ("final picture, text to image: share", level("picture", 0.02, 1)),
         ("final picture, edit: levels off", level("picture", 0, 2)),
         ("token ids in the template", level("tokens", 0, 1)),
+        ("token ids in the template", level("empty_tokens", 0, 1)),
+        ("f32 prompt embeddings", add("empty_prompt_embeds", 1e-3)),
+        ("f32 velocity of the empty prompt", add("step_0_empty_velocity", 1e-3)),
+        ("guided velocity of the two", add("step_1_guided_velocity", 1e-6)),
+        ("evaluations a step", lambda tensors, request: tensors.pop("empty_tokens")),
+        ("bf16 latents after the last step, guided", only_bf16(add("step_3_latents", 2.0))),
         ("1, 2, 3 threads", once("picture")),
     ]
     plain = stand_in.spoil
@@ -542,7 +577,7 @@ def main():
             for folder in make_models.write_model(scratch, name, spec, dtypes):
                 folders[folder.name] = folder
                 references[folder.name] = Reference(folder)  # computes in f32 over either storage
-        own = Reference(folders["d-bf16"], torch.bfloat16)
+        own = {model: Reference(folders[f"{model}-bf16"], torch.bfloat16) for model in (DEEP, GUIDED)}
         paths, files = make_images(scratch)
         IMAGES.update(paths)
         if options.self_check:

@@ -16,7 +16,9 @@ import pathlib
 import torch
 from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from safetensors.torch import save_file
-from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, MistralModel
+from transformers import (
+    Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, MistralModel, Qwen3Config, Qwen3ForCausalLM,
+)
 
 import tokenizers_small
 
@@ -24,9 +26,9 @@ SYSTEM_MESSAGE = "Name each thing,\nits colour and place."
 TURBO_SIGMAS = [1.0, 0.6509, 0.4374, 0.2932, 0.1893, 0.1108, 0.0495, 0.00031]
 
 
-def text_shape(hidden, layers, heads, kv, ffn, prefix, kind, head_dim=None, theta=1e9, eps=1e-5, new_rope=False):
+def text_shape(hidden, layers, heads, kv, ffn, prefix, kind, head_dim=None, theta=1e9, eps=1e-5, new_rope=False, tied=True):
     return dict(hidden=hidden, layers=layers, heads=heads, kv=kv, ffn=ffn, prefix=prefix, kind=kind, head_dim=head_dim,
-                theta=theta, eps=eps, new_rope=new_rope)
+                theta=theta, eps=eps, new_rope=new_rope, tied=tied)
 
 
 MODELS = {
@@ -63,6 +65,22 @@ MODELS = {
         taps=[1, 2, 4], length=80, vocabulary=512, pattern="hf", ignore_merges=False, shards=1,
         limn=dict(default_size="128x96", steps=6, guidance=3.5),
     ),
+    # FLUX.2 [klein], distilled: Qwen3 with tied embeddings, padding behind the prompt.
+    "e": dict(
+        seed=5, klein="distilled", heads=3, head_dim=32, axes=[8, 8, 8, 8], double=2, single=4, mlp_ratio=3.0,
+        guidance=False, latent=8, vae=[16, 32, 32, 32], decoder=None, groups=8, layers_per_block=1,
+        text=text_shape(48, 6, 4, 2, 104, "model.", "qwen3", head_dim=16, theta=1e6, eps=1e-6, new_rope=True),
+        taps=[2, 3, 5], length=112, vocabulary=620, pattern="qwen", ignore_merges=False, shards=2,
+        limn=dict(default_size="96x64"),
+    ),
+    # [klein] base: guidance by two evaluations a step, and an embedder of guidance that is given nothing to read.
+    "f": dict(
+        seed=6, klein="base", heads=2, head_dim=64, axes=[16, 16, 16, 16], double=2, single=3, mlp_ratio=3.0,
+        guidance=True, latent=4, vae=[16, 16, 32, 32], decoder=None, groups=8, layers_per_block=1,
+        text=text_shape(40, 4, 4, 4, 72, "model.", "qwen3", head_dim=24, theta=1e6, eps=1e-6, tied=False),
+        taps=[1, 3], length=72, vocabulary=560, pattern="qwen", ignore_merges=False, shards=1,
+        limn=dict(default_size="64x80", steps=4, guidance=4.0),
+    ),
 }
 
 # Committed: as small as the format allows.
@@ -81,8 +99,15 @@ FIXTURES = {
         taps=[2], length=48, vocabulary=384, pattern="tekken", ignore_merges=True, shards=1,
         limn=dict(default_size="64x64", steps=4, guidance=1.0, sigmas=[1.0, 0.7, 0.4, 0.1], reference_area=80 * 80),
     ),
+    "model-k": dict(
+        seed=13, klein="base", heads=1, head_dim=32, axes=[8, 8, 8, 8], double=1, single=2, mlp_ratio=2.0, guidance=False,
+        latent=3, vae=[8, 8, 16, 16], decoder=None, groups=4, layers_per_block=1,
+        text=text_shape(24, 4, 4, 2, 40, "model.", "qwen3", head_dim=8, theta=1e6, eps=1e-6, new_rope=True),
+        taps=[1, 2, 3], length=40, vocabulary=330, pattern="qwen", ignore_merges=False, shards=1,
+        limn=dict(default_size="48x64", steps=3),
+    ),
 }
-FIXTURE_DTYPES = {"model-a": torch.bfloat16, "model-b": torch.float32}
+FIXTURE_DTYPES = {"model-a": torch.bfloat16, "model-b": torch.float32, "model-k": torch.bfloat16}
 
 
 def normal(shape, std, generator):
@@ -142,15 +167,21 @@ def text_config(spec):
         {"rope_parameters": {"rope_theta": text["theta"], "rope_type": "default"}}
         if text["new_rope"] else {"rope_theta": text["theta"]}
     )
+    qwen = text["kind"] == "qwen3"
+    if qwen and not text["new_rope"]:
+        rope["rope_scaling"] = None
     inner = {
-        "model_type": "mistral", "vocab_size": spec["vocabulary"], "hidden_size": text["hidden"],
+        "model_type": "qwen3" if qwen else "mistral", "vocab_size": spec["vocabulary"], "hidden_size": text["hidden"],
         "intermediate_size": text["ffn"], "num_hidden_layers": text["layers"], "num_attention_heads": text["heads"],
         "num_key_value_heads": text["kv"], "hidden_act": "silu", "max_position_embeddings": 131072,
-        "rms_norm_eps": text["eps"], "sliding_window": None, "tie_word_embeddings": False, "attention_dropout": 0.0,
+        "rms_norm_eps": text["eps"], "sliding_window": None, "tie_word_embeddings": qwen and text["tied"], "attention_dropout": 0.0,
         **rope,
     }
     if text["head_dim"]:
         inner["head_dim"] = text["head_dim"]
+    if qwen:  # a few more rows of embeddings than the tokenizer has ids, as the published models have
+        return {"architectures": ["Qwen3ForCausalLM"], **inner, "vocab_size": spec["vocabulary"] + 10, "attention_bias": False,
+                "use_sliding_window": False, "max_window_layers": text["layers"]}
     if text["kind"] == "mistral":
         return {"architectures": ["MistralModel"], **inner}
     vision = {
@@ -170,6 +201,9 @@ def text_encoder_from(config):
     config = json.loads(json.dumps(config))
     if config["model_type"] == "mistral3":
         model = Mistral3ForConditionalGeneration(Mistral3Config(**config))
+    elif config["model_type"] == "qwen3":
+        config.pop("architectures")
+        model = Qwen3ForCausalLM(Qwen3Config(**config))
     else:
         config.pop("architectures", None)
         model = MistralModel(MistralConfig(**config))
@@ -180,6 +214,8 @@ def text_encoder_from(config):
 def to_file_name(name, prefix):
     """The name in the file of the reference model's tensor `name`; `prefix` goes before the decoder's own names."""
     decoder = name
+    if name.startswith(("model.embed_tokens.", "model.layers.", "model.norm.")):
+        return prefix + name[len("model."):]
     for start in ("model.language_model.", "language_model."):
         if name.startswith(start):
             decoder = name[len(start):]
@@ -197,6 +233,8 @@ def make_text_encoder(spec, generator):
     model = text_encoder_from(config)
     fill_linear(model, [("embed_tokens", math.sqrt(spec["text"]["hidden"])), ("o_proj", 0.8), ("down_proj", 0.8)], generator)
     tensors = {to_file_name(k, spec["text"]["prefix"]): v for k, v in model.state_dict().items()}
+    if config["tie_word_embeddings"]:
+        tensors.pop("lm_head.weight", None)
     return config, tensors
 
 
@@ -253,16 +291,18 @@ def write_model(folder, name, spec, dtypes):
             "invert_sigmas": False, "shift_terminal": None, "stochastic_sampling": False, "use_beta_sigmas": False,
             "use_exponential_sigmas": False, "use_karras_sigmas": False,
         })
-        kind = "Mistral3ForConditionalGeneration" if spec["text"]["kind"] == "mistral3" else "MistralModel"
+        klein = spec.get("klein")
         write_json(out / "model_index.json", {
-            "_class_name": "Flux2Pipeline", "_diffusers_version": "0.42.1",
-            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"], "text_encoder": ["transformers", kind],
-            "tokenizer": ["transformers", "TokenizersBackend"], "transformer": ["diffusers", "Flux2Transformer2DModel"],
-            "vae": ["diffusers", "AutoencoderKLFlux2"],
+            "_class_name": "Flux2KleinPipeline" if klein else "Flux2Pipeline", "_diffusers_version": "0.42.1",
+            **({"is_distilled": klein == "distilled"} if klein else {}),
+            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+            "text_encoder": ["transformers", config["architectures"][0]],
+            "tokenizer": ["transformers", "Qwen2TokenizerFast" if klein else "TokenizersBackend"],
+            "transformer": ["diffusers", "Flux2Transformer2DModel"], "vae": ["diffusers", "AutoencoderKLFlux2"],
         })
         write_json(out / "limn.json", {
-            "limn": 1, "name": f"random {name}", "system_message": SYSTEM_MESSAGE, "text_taps": spec["taps"],
-            "text_length": spec["length"], **spec["limn"],
+            "limn": 1, "name": f"random {name}", **({} if klein else {"system_message": SYSTEM_MESSAGE}),
+            "text_taps": spec["taps"], "text_length": spec["length"], **spec["limn"],
         })
         tokenizers_small.write(out / "tokenizer", form, merges_as_strings=spec["pattern"] == "tekken")
         yield out

@@ -9,10 +9,12 @@ import pathlib
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Pipeline, Flux2Transformer2DModel
+from diffusers import (
+    AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Pipeline, Flux2Transformer2DModel,
+)
 from diffusers.utils import load_image, logging
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2TokenizerFast
 
 import make_models
 
@@ -27,8 +29,10 @@ def load_tensors(folder):
 
 
 def load_tokenizer(folder):
-    """The tokenizer of a model folder, straight from tokenizer.json."""
+    """The tokenizer of a model folder: of its own class for klein, else straight from tokenizer.json."""
     folder = pathlib.Path(folder) / "tokenizer"
+    if json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "Qwen2Tokenizer":
+        return Qwen2TokenizerFast.from_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         pad_token="<pad>", padding_side="left",
@@ -43,8 +47,10 @@ def load_text_encoder(folder, dtype):
     model = make_models.text_encoder_from(config)
     tensors = load_tensors(folder / "text_encoder")
     prefix = next(p for p in ("language_model.model.", "model.language_model.", "model.", "") if p + "embed_tokens.weight" in tensors)
-    state = {name: tensors[make_models.to_file_name(name, prefix)] for name in model.state_dict()}
-    model.load_state_dict(state)
+    tied = ["lm_head.weight"] if config["tie_word_embeddings"] else []
+    state = {name: tensors[make_models.to_file_name(name, prefix)] for name in model.state_dict() if name not in tied}
+    assert model.load_state_dict(state, strict=False).missing_keys == [name for name in tied if name in model.state_dict()]
+    model.tie_weights()
     return model.to(dtype).eval()
 
 
@@ -61,8 +67,11 @@ class Reference:
     def __init__(self, folder, dtype=torch.float32):
         folder = pathlib.Path(folder)
         self.limn = json.loads((folder / "limn.json").read_text())
+        index = json.loads((folder / "model_index.json").read_text())
+        self.klein, self.distilled = index["_class_name"] == "Flux2KleinPipeline", index.get("is_distilled", False)
+        self.limn = {"steps": 4 if self.distilled else 50, "guidance": 1.0 if self.distilled else 4.0, **self.limn}
         self.dtype = dtype
-        self.pipe = Flux2Pipeline(
+        self.pipe = (Flux2KleinPipeline if self.klein else Flux2Pipeline)(
             scheduler=FlowMatchEulerDiscreteScheduler.from_config(
                 json.loads((folder / "scheduler/scheduler_config.json").read_text())
             ),
@@ -70,14 +79,24 @@ class Reference:
             text_encoder=load_text_encoder(folder, dtype),
             tokenizer=load_tokenizer(folder),
             transformer=load_part(Flux2Transformer2DModel, folder / "transformer", dtype),
+            **({"is_distilled": self.distilled} if self.klein else {}),
         )
-        self.pipe.system_message = self.limn["system_message"]
+        if not self.klein:
+            self.pipe.system_message = self.limn["system_message"]
         self.pipe.set_progress_bar_config(disable=True)
 
     def tokens(self, prompt):
         """The padded ids of a prompt in the template, i32 [text_length], and the mask that goes with them."""
         from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
+        if self.klein:  # as Flux2KleinPipeline._get_qwen3_prompt_embeds does it
+            text = self.pipe.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            inputs = self.pipe.tokenizer(
+                text, return_tensors="pt", padding="max_length", truncation=True, max_length=self.limn["text_length"]
+            )
+            return inputs["input_ids"][0].to(torch.int32), inputs["attention_mask"][0]
         inputs = self.pipe.tokenizer.apply_chat_template(
             format_input([prompt], self.limn["system_message"]), add_generation_prompt=False, tokenize=True,
             return_dict=True, return_tensors="pt", padding="max_length", truncation=True,
@@ -131,31 +150,45 @@ class Reference:
             return result
 
         latents_of = {}
-        step = {"index": 0}
+        step = {"index": 0, "second": False}  # whether the step's second evaluation, that of the empty prompt, is in work
 
         def on_transformer(module, arguments, result):
-            i = step["index"]
-            step["tokens"] = result[0].shape[1]
-            out[f"step_{i}_velocity"] = as_array(result[0][0])
+            name = "empty_velocity" if step["second"] else "velocity"
+            out[f"step_{step['index']}_{name}"] = as_array(result[0][0])
+            step["second"] = True
 
         def on_double(index):
             def hook(module, arguments, result):
-                if step["index"] == 0:
+                if step["index"] == 0 and not step["second"]:
                     out[f"step_0_double_{index}_txt"] = as_array(result[0][0])
                     out[f"step_0_double_{index}_img"] = as_array(result[1][0])
             return hook
 
         def on_single(index):
             def hook(module, arguments, result):
-                if step["index"] == 0:
+                if step["index"] == 0 and not step["second"]:
                     out[f"step_0_single_{index}"] = as_array(result[0])
             return hook
 
         def on_step_end(_, index, timestep, tensors):
             out[f"step_{index}_latents"] = as_array(tensors["latents"][0])
             out["prompt_embeds"] = as_array(tensors["prompt_embeds"][0])
-            step["index"] = index + 1
+            step.update(index=index + 1, second=False)
             return {}
+
+        encode_prompt, texts = pipe.encode_prompt, []
+
+        def record_text(*arguments, **keywords):
+            result = encode_prompt(*arguments, **keywords)
+            texts.append(as_array(result[0][0]))
+            return result
+
+        scheduler_step = pipe.scheduler.step
+
+        def record_guided(velocity, *arguments, **keywords):
+            if f"step_{step['index']}_empty_velocity" in out:
+                out[f"step_{step['index']}_guided_velocity"] = as_array(velocity[0])
+            return scheduler_step(velocity, *arguments, **keywords)
 
         prepare = pipe.prepare_latents
 
@@ -184,6 +217,8 @@ class Reference:
             pipe._encode_vae_image = record_latents
             pipe.prepare_latents = record_noise
             pipe.vae.decode = record_decoded
+            pipe.encode_prompt = record_text
+            pipe.scheduler.step = record_guided
             hooks.append(pipe.transformer.register_forward_hook(on_transformer))
             if everything:
                 for index, block in enumerate(pipe.transformer.transformer_blocks):
@@ -200,12 +235,14 @@ class Reference:
             for hook in hooks:
                 hook.remove()
             del pipe.image_processor.check_image_input, pipe.image_processor.preprocess
-            del pipe._encode_vae_image, pipe.prepare_latents, pipe.vae.decode
+            del pipe._encode_vae_image, pipe.prepare_latents, pipe.vae.decode, pipe.encode_prompt, pipe.scheduler.step
         out.update(latents_of)
         generated = out["noise"].shape[0]
-        for i in range(steps):
-            out[f"step_{i}_velocity"] = out[f"step_{i}_velocity"][:generated]
+        for name in [name for name in out if name.endswith("velocity")]:
+            out[name] = out[name][:generated]
         out["tokens"] = self.tokens(prompt)[0].numpy()
+        if len(texts) > 1:
+            out["empty_tokens"], out["empty_prompt_embeds"] = self.tokens("")[0].numpy(), texts[1]
         out["sigmas"] = pipe.scheduler.sigmas.float().numpy().copy()
         out["timesteps"] = pipe.scheduler.timesteps.float().numpy().copy()
         out["picture"] = np.array(picture)
@@ -218,9 +255,10 @@ class Reference:
         return (width or 1024) // 16 * 16, (height or 1024) // 16 * 16
 
     @torch.no_grad()
-    def transform(self, given, latents, index, guidance=None, blocks=False):
+    def transform(self, given, latents, index, guidance=None, blocks=False, text="prompt_embeds"):
         """The transformer at step `index` on inputs taken from a dump: `latents` [tokens, channels] and `given`'s prompt
-        embeddings, reference latents and sigmas. Returns the velocity and, with `blocks`, the output of every block."""
+        embeddings (those named `text`), reference latents and sigmas. Returns the velocity and, with `blocks`, the output of
+        every block."""
         pipe, out, hooks = self.pipe, {}, []
         transformer = pipe.transformer
         as_tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(self.dtype)[None]
@@ -235,7 +273,7 @@ class Reference:
                 grids.append(torch.empty(1, 1, h, w))
                 tokens.append(as_tensor(given[f"reference_latents_{k}"]))
             ids.append(pipe._prepare_image_ids(grids))
-        context = as_tensor(given["prompt_embeds"])
+        context = as_tensor(given[text])
         if blocks:
             def record(name, pick):
                 return lambda module, arguments, result: out.__setitem__(name, as_array(pick(result)[0]))
@@ -249,7 +287,7 @@ class Reference:
         velocity = transformer(
             hidden_states=torch.cat(tokens, dim=1), encoder_hidden_states=context,
             timestep=torch.tensor([float(given["timesteps"][index])]).to(self.dtype) / 1000,
-            guidance=torch.tensor([guidance], dtype=torch.float32), img_ids=torch.cat(ids, dim=1),
+            guidance=None if self.klein else torch.tensor([guidance], dtype=torch.float32), img_ids=torch.cat(ids, dim=1),
             txt_ids=pipe._prepare_text_ids(context), return_dict=False,
         )[0][0]
         for hook in hooks:

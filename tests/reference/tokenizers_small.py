@@ -1,18 +1,20 @@
-"""Small byte-level BPE tokenizers in the file format of Mistral's tokenizer.json, trained on a text of our own.
+"""Small byte-level BPE tokenizers in the file format of Mistral's and Qwen's tokenizer.json, trained on a text of our own.
 
-Two splitting patterns are in use for the same vocabulary: `hf` stands in the tokenizer.json of FLUX.2 [dev],
-`tekken` in Mistral's own tokenizer file.
+Two splitting patterns are in use for the same vocabulary of Mistral: `hf` stands in the tokenizer.json of FLUX.2 [dev],
+`tekken` in Mistral's own tokenizer file. `qwen` is that of FLUX.2 [klein]: it normalises to NFC, and its special tokens
+follow the vocabulary instead of opening it.
 """
 
 import json
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 PATTERNS = {
     "hf": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "tekken": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 
 # The ids of these are fixed: they are what the chat template and the padding use.
@@ -28,6 +30,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}[/SYSTEM_PROMPT]"
     "{%- elif message['role'] == 'user' %}[INST]{% for block in message['content'] %}{{ block['text'] }}"
     "{% endfor %}[/INST]{%- endif %}{%- endfor %}"
+)
+
+# Those of Qwen3 that matter here, in its order; true where the token is special.
+QWEN_TOKENS = {"<|endoftext|>": True, "<|im_start|>": True, "<|im_end|>": True, "<tool_call>": False, "<think>": False, "</think>": False}
+
+# What Qwen3's template makes of messages without tools or reasoning.
+QWEN_CHAT_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}"
 )
 
 # Sentences written for this file; the vocabulary is learnt from them.
@@ -64,6 +76,9 @@ WHOLE_PIECES = ["zephyr", "Ġquokka", "Ġ123"]
 
 def train(pattern, vocabulary, ignore_merges):
     """A tokenizer with `vocabulary` ids in all, split by PATTERNS[pattern]. Returns its JSON form as a dict."""
+    qwen = pattern == "qwen"
+    if qwen:
+        vocabulary -= len(QWEN_TOKENS)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -74,12 +89,25 @@ def train(pattern, vocabulary, ignore_merges):
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(WHOLE_PIECES),
-        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
+        special_tokens=[] if qwen else [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         min_frequency=1,
         show_progress=False,
     )
     tokenizer.train_from_iterator(TRAINING_TEXT.split("\n"), trainer)
+    if qwen:
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        assert tokenizer.get_vocab_size() == vocabulary - len(WHOLE_PIECES), "the training text is too short"
+        form = json.loads(tokenizer.to_str())
+        for piece in WHOLE_PIECES:
+            form["model"]["vocab"][piece] = len(form["model"]["vocab"])
+        form["model"]["ignore_merges"] = ignore_merges
+        form["added_tokens"] = [
+            {"id": vocabulary + k, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": special} for k, (content, special) in enumerate(QWEN_TOKENS.items())
+        ]
+        return form
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
@@ -100,6 +128,16 @@ def write(folder, form, merges_as_strings=False):
         form = {**form, "model": {**form["model"], "merges": [" ".join(m) for m in form["model"]["merges"]]}}
     text = json.dumps(form, ensure_ascii=False, separators=(",", ":"))
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    if any(token["content"] == "<|im_start|>" for token in form["added_tokens"]):
+        decoder = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in form["added_tokens"]}
+        config = {
+            "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "add_prefix_space": False,
+            "added_tokens_decoder": decoder, "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+            "unk_token": None, "model_max_length": 131072, "clean_up_tokenization_spaces": False,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "chat_template.jinja").write_text(QWEN_CHAT_TEMPLATE)
+        return
     config = {
         "tokenizer_class": "TokenizersBackend",
         "bos_token": "<s>",

@@ -72,7 +72,9 @@ static void the_turbo_folder_agrees_with_its_card(void **state) {
     char whole[1000];
     snprintf(whole, sizeof whole, "{\"system_message\":\"x\",%s", rest + 1);
     assert_true(transformer_config_parse("c", config_json, strlen(config_json), &shape, &error));
-    assert_ok(model_settings_parse("docs", whole, strlen(whole), "m", &shape, &settings, &error), error);
+    struct model_index index = {.pipeline = MODEL_FLUX2, .given = true};
+    assert_ok(model_settings_parse("docs", whole, strlen(whole), "m", &index, &shape, &settings, &error),
+              error);
     assert_ok(config_init(&config, &error), error);
     struct catalog *catalog = catalog_open(&config, &error);
     assert_ok(catalog, error);

@@ -79,6 +79,20 @@ static void a_sound_model(void **state) {
     json_decref(report);
 }
 
+static void a_model_of_klein(void **state) {
+    struct error error = {0};
+    json_t *report = inspect_model(LIMN_SOURCE_DIR "/tests/fixtures/model-k", &error);
+    assert_ok(report, error);
+    assert_int_equal(json_array_size(json_object_get(report, "problems")), 0);
+    assert_string_equal(text_of(report, "pipeline"), "Flux2KleinPipeline");
+    const json_t *settings = json_object_get(report, "settings");
+    assert_string_equal(text_of(settings, "text_template"), "qwen3");
+    assert_null(json_object_get(settings, "system_message"));
+    assert_string_equal(text_of(settings, "guidance_kind"), "two evaluations a step");
+    assert_string_equal(text_of(json_object_get(part_of(report, "text_encoder"), "shape"), "kind"), "qwen3");
+    json_decref(report);
+}
+
 static void remove_from_model(const char *name) {
     char command[256];
     snprintf(command, sizeof command, "rm -r '%s/%s'", folder, name);
@@ -229,6 +243,7 @@ static void models_are_told_from_weights(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_model),
+        cmocka_unit_test(a_model_of_klein),
         cmocka_unit_test(what_is_missing_is_named),
         cmocka_unit_test(a_folder_on_another),
         cmocka_unit_test(weights_are_listed),

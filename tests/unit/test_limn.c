@@ -109,14 +109,15 @@ static void wrong_options(void **state) {
 
 // --------------------------------------------------------------------------------------------------------- wrong folders
 
-// model-b in links, without one file or with another in its place.
-static void link_model(const char *folder, const char *left_out, const char *text) {
+// A fixture in links, without one file or with another in its place.
+static void link_fixture(const char *folder, const char *model, const char *left_out, const char *text) {
     static const char *const files[] = {
         "model_index.json",
         "limn.json",
         "scheduler/scheduler_config.json",
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
+        "tokenizer/chat_template.jinja",
         "text_encoder/config.json",
         "text_encoder/model.safetensors",
         "transformer/config.json",
@@ -132,7 +133,7 @@ static void link_model(const char *folder, const char *left_out, const char *tex
         assert_ok(folder_make(to, &error), error);
     }
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        snprintf(from, sizeof from, FIXTURES "model-b/%s", files[i]);
+        snprintf(from, sizeof from, FIXTURES "%s/%s", model, files[i]);
         snprintf(to, sizeof to, "%s/%s", folder, files[i]);
         unlink(to);
         if (strcmp(files[i], left_out) != 0)
@@ -142,14 +143,19 @@ static void link_model(const char *folder, const char *left_out, const char *tex
     }
 }
 
+static void link_model(const char *folder, const char *left_out, const char *text) {
+    link_fixture(folder, "model-b", left_out, text);
+}
+
 static void wrong_folders(void **state) {
     static const struct {
         const char *file, *text, *message;
         enum limn_status status;
     } cases[] = {
-        {"model_index.json", NULL, "model_index.json", LIMN_NOT_FOUND},
-        {"model_index.json", "{\"_class_name\": \"Flux2KleinPipeline\"}", "\"Flux2KleinPipeline\"",
+        {"model_index.json", "{\"_class_name\": \"Flux2KleinKVPipeline\"}", "\"Flux2KleinKVPipeline\"",
          LIMN_UNSUPPORTED},
+        {"model_index.json", "{\"_class_name\": \"Flux2KleinPipeline\"}",
+         "limn.json: field \"system_message\": a text, expected none", LIMN_BAD_INPUT},
         {"limn.json", NULL, "limn.json: field \"text_taps\" is missing", LIMN_BAD_INPUT},
         {"limn.json", "{\"text_taps\": [2], \"text_length\": 48}",
          "limn.json: field \"system_message\" is missing", LIMN_BAD_INPUT},
@@ -187,6 +193,146 @@ static void wrong_folders(void **state) {
     assert_int_equal(error.status, LIMN_NOT_FOUND);
     assert_null(limn_open(NULL, NULL, &error));
     assert_int_equal(error.status, LIMN_BAD_INPUT);
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
+// The text of a fixture's file (free()), with [to] in the place of [from].
+static char *changed_file(const char *name, const char *from, const char *to) {
+    char path[512], *text = NULL;
+    size_t size = 0;
+    struct error error = {0};
+    snprintf(path, sizeof path, FIXTURES "%s", name);
+    assert_ok(file_read(path, 1 << 20, &text, &size, &error), error);
+    char *place = strstr(text, from), *whole = malloc(size + strlen(to) + 1);
+    assert_non_null(place);
+    sprintf(whole, "%.*s%s%s", (int)(place - text), text, to, place + strlen(from));
+    free(text);
+    return whole;
+}
+
+static void wrong_folders_of_klein(void **state) {
+    static const struct {
+        const char *file, *from, *to, *message;
+        enum limn_status status;
+    } cases[] = {
+        {"model_index.json", "Flux2KleinPipeline", "Flux2KleinKVPipeline", "\"Flux2KleinKVPipeline\"",
+         LIMN_UNSUPPORTED},
+        {"model_index.json", "Flux2KleinPipeline", "Flux2Pipeline",
+         "limn.json: field \"system_message\" is missing", LIMN_BAD_INPUT},
+        {"model_index.json", "false", "0", "field \"is_distilled\": expected true or false", LIMN_BAD_INPUT},
+        {"limn.json", "\"steps\"", "\"system_message\": \"x\", \"steps\"",
+         "limn.json: field \"system_message\": a text, expected none", LIMN_BAD_INPUT},
+        {"limn.json", "\"steps\"", "\"text_template\": \"mistral\", \"steps\"",
+         "limn.json: field \"system_message\" is missing", LIMN_BAD_INPUT},
+        {"limn.json", "40", "9000", "text_length", LIMN_BAD_INPUT},
+        {"limn.json", "3\n  ]", "3, 4]",
+         "96 values a token (4 taps), but the transformer's joint_attention_dim is 72", LIMN_BAD_INPUT},
+        {"text_encoder/config.json", "\"qwen3\"", "\"mistral\"",
+         "text_encoder: the text encoder is a mistral model, but the pipeline's chat template is "
+         "made for "
+         "qwen3",
+         LIMN_UNSUPPORTED},
+        {"text_encoder/config.json", "\"hidden_size\": 24", "\"hidden_size\": 32", "embed_tokens.weight",
+         LIMN_BAD_INPUT},
+        {"tokenizer/tokenizer.json", "<|im_start|>", "<|im_begin|>",
+         "tokenizer: there is no token \"<|im_start|>\", which the chat template uses", LIMN_BAD_INPUT},
+        {"tokenizer/tokenizer.json", "<|im_end|>", "<|im_stop|>", "\"<|im_end|>\"", LIMN_BAD_INPUT},
+        {"tokenizer/tokenizer.json", "<think>", "<thought>", "\"<think>\"", LIMN_BAD_INPUT},
+        {"tokenizer/tokenizer.json", "</think>", "</thought>", "\"</think>\"", LIMN_BAD_INPUT},
+        {"tokenizer/tokenizer.json", "<|endoftext|>", "<|end|>", "\"<|endoftext|>\"", LIMN_BAD_INPUT},
+        {"tokenizer/chat_template.jinja", "enable_thinking is defined and enable_thinking", "thinking",
+         "chat_template.jinja: the chat template has no "
+         "enable_thinking",
+         LIMN_UNSUPPORTED},
+        {"tokenizer/chat_template.jinja", "<think>\\n\\n</think>", "<think></think>",
+         "chat_template.jinja: the chat template has no <think>\\n\\n</think>\\n\\n", LIMN_UNSUPPORTED},
+        {"tokenizer/tokenizer_config.json", "{", "{\"chat_template\": \"{{ messages }}\", ",
+         "tokenizer_config.json: the chat template has no <|im_start|>", LIMN_UNSUPPORTED},
+        {"tokenizer/tokenizer_config.json", "{", "", "tokenizer_config.json", LIMN_BAD_INPUT},
+    };
+    char folder[64] = "/tmp/limn-klein-XXXXXX", command[128], name[128];
+    struct limn_error error;
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(name, sizeof name, "model-k/%s", cases[i].file);
+        char *text = changed_file(name, cases[i].from, cases[i].to);
+        link_fixture(folder, "model-k", cases[i].file, text);
+        // Of the two places of a template the first beats the second.
+        snprintf(name, sizeof name, "%s/tokenizer/chat_template.jinja", folder);
+        if (strcmp(cases[i].file, "tokenizer/tokenizer_config.json") == 0) unlink(name);
+        struct limn_model *model = limn_open(folder, NULL, &error);
+        if (model) fail_msg("opened in spite of %s: %s", cases[i].file, cases[i].message);
+        assert_contains(error.message, cases[i].message);
+        assert_null(strchr(error.message, '\n'));
+        if (error.status != cases[i].status) fail_msg("status %d: %s", (int)error.status, error.message);
+        free(text);
+    }
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
+// The same weights as a base model and as a distilled one, which takes no guidance.
+static void guidance_of_klein(void **state) {
+    char folder[64] = "/tmp/limn-klein-XXXXXX", command[128];
+    assert_non_null(mkdtemp(folder));
+    char *index =
+        changed_file("model-k/model_index.json", "\"is_distilled\": false", "\"is_distilled\": true");
+    for (int distilled = 0; distilled < 2; distilled++) {
+        struct limn_error error;
+        struct limn_model_info info;
+        link_fixture(folder, "model-k", distilled ? "model_index.json" : "", index);
+        struct limn_model *model = limn_open(folder, NULL, &error);
+        assert_ok(model, error);
+        limn_model_info(model, &info);
+        assert_int_equal(info.has_guidance, !distilled);
+        assert_true(info.default_guidance == (distilled ? 1 : 4));
+        assert_int_equal(info.default_steps, 3);
+        struct limn_request request = request_of("a red circle");
+        struct limn_result *results[4];
+        static const float guidances[] = {-1, 1, 0, 4};
+        for (int i = 0; i < 4; i++) {
+            request.guidance = guidances[i];
+            results[i] = limn_run(model, &request, &error);
+            assert_ok(results[i], error);
+            assert_true(results[i]->guidance == (i ? guidances[i] : info.default_guidance));
+        }
+        size_t bytes = 48 * 64 * 3;
+        const uint8_t *one = results[1]->images[0].pixels, *four = results[3]->images[0].pixels;
+        assert_memory_equal(results[2]->images[0].pixels, one, bytes); // 0 and 1: a single evaluation
+        assert_memory_equal(results[0]->images[0].pixels, four, bytes);
+        assert_int_equal(memcmp(one, four, bytes) == 0, distilled);
+        for (int i = 0; i < 4; i++) limn_result_free(results[i]);
+        limn_close(model);
+    }
+    free(index);
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
+// limn.json can say what model_index.json would.
+static void klein_without_a_model_index(void **state) {
+    char folder[64] = "/tmp/limn-klein-XXXXXX", command[128], name[128];
+    struct limn_error error;
+    struct limn_request request = request_of("a red circle");
+    struct limn_result *results[2];
+    assert_non_null(mkdtemp(folder));
+    char *settings = changed_file("model-k/limn.json", "\"steps\"",
+                                  "\"pipeline\": \"Flux2KleinPipeline\", \"distilled\": false, \"steps\"");
+    for (int i = 0; i < 2; i++) {
+        link_fixture(folder, "model-k", i ? "limn.json" : "", settings);
+        snprintf(name, sizeof name, "%s/model_index.json", folder);
+        if (i) assert_int_equal(unlink(name), 0);
+        struct limn_model *model = limn_open(folder, NULL, &error);
+        assert_ok(model, error);
+        results[i] = limn_run(model, &request, &error);
+        assert_ok(results[i], error);
+        limn_close(model);
+    }
+    assert_true(results[1]->guidance == 4);
+    assert_memory_equal(results[0]->images[0].pixels, results[1]->images[0].pixels, 48 * 64 * 3);
+    for (int i = 0; i < 2; i++) limn_result_free(results[i]);
+    free(settings);
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     assert_int_equal(system(command), 0);
 }
@@ -441,6 +587,9 @@ int main(void) {
         cmocka_unit_test(wrong_requests_name_the_field),
         cmocka_unit_test(wrong_options),
         cmocka_unit_test(wrong_folders),
+        cmocka_unit_test(wrong_folders_of_klein),
+        cmocka_unit_test(guidance_of_klein),
+        cmocka_unit_test(klein_without_a_model_index),
         cmocka_unit_test(weights_that_are_no_numbers),
         cmocka_unit_test(callers_share_one_queue),
         cmocka_unit_test(cancelled_while_waiting),

@@ -270,21 +270,22 @@ static void system_messages_come_from_a_file_too(void **state) {
     struct error error = {0};
     struct model_settings settings;
     const struct transformer_shape shape = {0};
+    const struct model_index none = {0};
     write_text(in(folder, "limn.json"), "{\"text_taps\": [2], \"text_length\": 48}");
     write_text(in(folder, "system_message.txt"), "Name each thing,\nits colour and place.\n");
-    assert_ok(model_settings_read(folder, &shape, &settings, &error), error);
+    assert_ok(model_settings_read(folder, &none, &shape, &settings, &error), error);
     assert_string_equal(settings.system_message, "Name each thing,\nits colour and place.");
     model_settings_free(&settings);
     write_text(in(folder, "limn.json"),
                "{\"text_taps\": [2], \"text_length\": 48, \"system_message\": \"x\"}");
-    assert_ok(model_settings_read(folder, &shape, &settings, &error), error);
+    assert_ok(model_settings_read(folder, &none, &shape, &settings, &error), error);
     assert_string_equal(settings.system_message, "x");
     model_settings_free(&settings);
     static const char *const empty[] = {"", "\n"};
     for (int i = 0; i < 2; i++) {
         write_text(in(folder, "system_message.txt"), empty[i]);
         error = (struct error){0};
-        assert_false(model_settings_read(folder, &shape, &settings, &error));
+        assert_false(model_settings_read(folder, &none, &shape, &settings, &error));
         assert_contains(error.message, "system_message.txt: empty, expected a text");
         assert_string_equal(error.field, "system_message");
     }

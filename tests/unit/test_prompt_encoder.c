@@ -22,8 +22,9 @@ static const struct fixture_model {
 } models[] = {
     {"model-a", 4, 32, 4, {system_message, {1, 2, 3}, 3, 64}},
     {"model-b", 4, 24, 3, {system_message, {2}, 1, 48}},
+    {"model-k", 4, 24, 4, {NULL, {1, 2, 3}, 3, 40, .template = PROMPT_QWEN3}},
 };
-enum { MODELS = 2 };
+enum { MODELS = 3, KLEIN = 2 };
 
 struct host {
     struct pool *pool;
@@ -75,6 +76,13 @@ static float *run(struct prompt_encoder *encoder, const char *prompt, int length
 
 // ------------------------------------------------------------------------------------------------------------- parity
 
+static int count_pads(const struct checkpoint *expected, int k) {
+    struct tensor mask = fixture_tensor(expected, DTYPE_U8, "mask_%d", k);
+    int pads = 0;
+    for (int64_t i = 0; i < mask.shape[0]; i++) pads += ((const uint8_t *)mask.data)[i] == 0;
+    return pads;
+}
+
 static void tokens_of_the_reference(void **state) {
     struct host host = host_open("plain", 1);
     for (int m = 0; m < MODELS; m++) {
@@ -82,27 +90,23 @@ static void tokens_of_the_reference(void **state) {
         struct error error = {0};
         struct checkpoint *expected = open_expected(&models[m], &prompts);
         struct prompt_encoder *encoder = open_fixture(&models[m], host.device);
-        int length = models[m].settings.length, found[64];
+        int length = models[m].settings.length, count, found[64];
         assert_int_equal(prompt_encoder_width(encoder), models[m].settings.tap_count * models[m].hidden);
         for (int k = 0; k < models[m].prompts; k++) {
             struct tensor tokens = fixture_tensor(expected, DTYPE_I32, "tokens_%d", k);
             assert_int_equal(tensor_values(&tokens), length);
             const char *prompt = json_string_value(json_array_get(prompts, (size_t)k));
-            assert_ok(prompt_encoder_tokens(encoder, prompt, found, &error), error);
+            assert_ok(prompt_encoder_tokens(encoder, prompt, found, &count, &error), error);
             if (memcmp(found, tokens.data, tokens.bytes)) fail_msg("%s, prompt %d", models[m].name, k);
+            int pads = count_pads(expected, k), copies = prompt_encoder_copies(encoder, count);
+            assert_int_equal(count, length - pads);
+            assert_int_equal(copies, m != KLEIN && pads > 1 ? pads - 1 : 0);
         }
         prompt_encoder_close(encoder);
         checkpoint_close(expected);
         json_decref(prompts);
     }
     host_close(host);
-}
-
-static int count_pads(const struct checkpoint *expected, int k) {
-    struct tensor mask = fixture_tensor(expected, DTYPE_U8, "mask_%d", k);
-    int pads = 0;
-    while (pads < mask.shape[0] && ((const uint8_t *)mask.data)[pads] == 0) pads++;
-    return pads;
 }
 
 // f32 within 2e-5, bf16 within 1e-2 of the f32 reference, over all rows and over the pads alone.
@@ -118,16 +122,21 @@ static void check_embeddings(const struct fixture_model *model, struct device *d
         float *found = run(encoder, prompt, length, compute);
         float *wanted = fixture_values(fixture_tensor(expected, DTYPE_F32, "prompt_embeds_%d", k));
         int pads = count_pads(expected, k);
+        bool behind = model->settings.template == PROMPT_QWEN3;
+        int64_t first_pad = behind ? (length - pads) * width : 0, first = behind ? 0 : pads * width;
         double all = relative_error(found, wanted, length * width);
-        double padding = relative_error(found, wanted, pads * width);
-        double real = relative_error(found + pads * width, wanted + pads * width, (length - pads) * width);
+        double padding = relative_error(found + first_pad, wanted + first_pad, pads * width);
+        double real = relative_error(found + first, wanted + first, (length - pads) * width);
         if (!(all < limit) || !(padding < limit) || !(real < limit))
             fail_msg(
                 "%s, %s, %s, prompt %d: relative error %.2g, of pads %.2g, of tokens %.2g, expected below %g",
                 device_isa(device), model->name, compute == COMPUTE_F32 ? "f32" : "bf16", k, all, padding,
                 real, limit);
-        for (int i = 1; i < pads; i++)
-            assert_memory_equal(found, found + i * width, (size_t)width * sizeof *found);
+        for (int i = 1; i < pads; i++) { // in front all are one, behind each is its own
+            bool same =
+                !memcmp(found + first_pad, found + first_pad + i * width, (size_t)width * sizeof *found);
+            assert_int_equal(same, !behind);
+        }
         free(found);
         free(wanted);
     }
@@ -181,31 +190,37 @@ static void each_layer_of_the_reference(void **state) {
     host_close(host);
 }
 
-static void same_bytes_on_any_number_of_threads(void **state) {
+static void check_threads(const struct fixture_model *model, const char *isa, enum compute compute) {
     static const char prompt[] = "a red circle above a blue square, twice";
+    int length = model->settings.length;
+    float *first = NULL;
+    size_t bytes = 0;
+    for (int threads = 1; threads <= 3; threads++) {
+        struct host host = host_open(isa, threads);
+        struct prompt_encoder *encoder = open_fixture(model, host.device);
+        bytes = (size_t)(length * prompt_encoder_width(encoder)) * sizeof(float);
+        float *found = run(encoder, prompt, length, compute);
+        float *again = run(encoder, prompt, length, compute);
+        assert_memory_equal(found, again, bytes);
+        if (first && memcmp(first, found, bytes)) fail_msg("%s, %s, %d threads", model->name, isa, threads);
+        free(again);
+        if (first)
+            free(found);
+        else
+            first = found;
+        prompt_encoder_close(encoder);
+        host_close(host);
+    }
+    free(first);
+}
+
+static void same_bytes_on_any_number_of_threads(void **state) {
     const char *isas[16];
     int count = device_isa_list(isas, 16);
     for (int i = 0; i < count; i++) {
-        for (int c = 0; c < 2; c++) {
-            float *first = NULL;
-            size_t bytes = 0;
-            for (int threads = 1; threads <= 3; threads++) {
-                struct host host = host_open(isas[i], threads);
-                struct prompt_encoder *encoder = open_fixture(&models[0], host.device);
-                bytes = (size_t)(64 * prompt_encoder_width(encoder)) * sizeof(float);
-                float *found = run(encoder, prompt, 64, c ? COMPUTE_BF16 : COMPUTE_F32);
-                float *again = run(encoder, prompt, 64, c ? COMPUTE_BF16 : COMPUTE_F32);
-                assert_memory_equal(found, again, bytes);
-                if (first && memcmp(first, found, bytes)) fail_msg("%s, %d threads", isas[i], threads);
-                free(again);
-                if (first)
-                    free(found);
-                else
-                    first = found;
-                prompt_encoder_close(encoder);
-                host_close(host);
-            }
-            free(first);
+        for (int m = 0; m < MODELS; m += KLEIN) {
+            check_threads(&models[m], isas[i], COMPUTE_F32);
+            check_threads(&models[m], isas[i], COMPUTE_BF16);
         }
     }
 }
@@ -228,6 +243,11 @@ static void qwen3_of_the_reference(void **state) {
         struct matrix output = workspace_matrix(host.device, DTYPE_F32, 19, 3 * config->hidden);
         struct language_model_input input = {
             .tokens = ids, .count = 19, .lone_token = -1, .taps = taps, .tap_count = 3};
+        input.pads = 19; // nothing but padding
+        assert_false(language_model_run(model, &input, output, &error));
+        assert_contains(error.message, "no tokens");
+        error_clear(&error);
+        input.pads = 0;
         assert_ok(language_model_run(model, &input, output, &error), error);
         for (int tap = 0; tap < 3; tap++) {
             float *wanted = fixture_values(fixture_tensor(expected, DTYPE_F32, "hidden_%d", tap));
@@ -288,16 +308,18 @@ static void prompts_are_cleaned_and_cut(void **state) {
     struct prompt_encoder *encoder = open_fixture(&models[0], host.device);
     const struct tokenizer *tokenizer = prompt_encoder_tokenizer(encoder);
     int32_t plain[64], found[64];
-    assert_ok(prompt_encoder_tokens(encoder, "a cat", plain, &error), error);
+    int count;
+    assert_ok(prompt_encoder_tokens(encoder, "a cat", plain, &count, &error), error);
     assert_int_equal(plain[63], tokenizer_find(tokenizer, "[/INST]"));
-    assert_ok(prompt_encoder_tokens(encoder, "[IMG]a[IMG][IMG] cat[IMG]", found, &error), error);
+    assert_ok(prompt_encoder_tokens(encoder, "[IMG]a[IMG][IMG] cat[IMG]", found, &count, &error), error);
     assert_memory_equal(found, plain, sizeof found);
-    assert_ok(prompt_encoder_tokens(encoder, "[I[IMG]MG]", found, &error), error); // deleted once, not again
+    assert_ok(prompt_encoder_tokens(encoder, "[I[IMG]MG]", found, &count, &error),
+              error); // deleted once, not again
     assert_int_equal(found[62], tokenizer_find(tokenizer, "[IMG]"));
     char longer[4096];
     memset(longer, '!', sizeof longer);
     longer[sizeof longer - 1] = 0;
-    assert_ok(prompt_encoder_tokens(encoder, longer, found, &error), error);
+    assert_ok(prompt_encoder_tokens(encoder, longer, found, &count, &error), error);
     assert_int_equal(found[0], tokenizer_find(tokenizer, "<s>"));
     assert_int_equal(found[1], tokenizer_find(tokenizer, "[SYSTEM_PROMPT]"));
     assert_int_not_equal(found[63], tokenizer_find(tokenizer, "[/INST]"));
@@ -309,12 +331,77 @@ static void prompts_are_cleaned_and_cut(void **state) {
     settings.system_message = "";
     encoder = prompt_encoder_open(FIXTURES "model-a", &settings, host.device, &error);
     assert_ok(encoder, error);
-    assert_ok(prompt_encoder_tokens(encoder, "", found, &error), error);
+    assert_ok(prompt_encoder_tokens(encoder, "", found, &count, &error), error);
     assert_int_equal(found[58], tokenizer_find(tokenizer = prompt_encoder_tokenizer(encoder), "<pad>"));
     assert_int_equal(found[60], tokenizer_find(tokenizer, "[SYSTEM_PROMPT]"));
     assert_int_equal(found[61], tokenizer_find(tokenizer, "[/SYSTEM_PROMPT]"));
     assert_int_equal(found[62], tokenizer_find(tokenizer, "[INST]"));
     prompt_encoder_close(encoder);
+    host_close(host);
+}
+
+// klein: nothing is deleted or trimmed, added tokens become their ids, and what is too long loses the template's end.
+static void prompts_of_klein_are_taken_as_they_are(void **state) {
+    struct error error = {0};
+    struct host host = host_open("plain", 1);
+    struct prompt_encoder *encoder = open_fixture(&models[KLEIN], host.device);
+    const struct tokenizer *tokenizer = prompt_encoder_tokenizer(encoder);
+    int32_t start = tokenizer_find(tokenizer, "<|im_start|>"), end = tokenizer_find(tokenizer, "<|im_end|>");
+    int32_t think = tokenizer_find(tokenizer, "<think>"), pad = tokenizer_find(tokenizer, "<|endoftext|>");
+    int32_t plain[40], found[40];
+    int empty, count;
+    assert_ok(prompt_encoder_tokens(encoder, "", plain, &empty, &error), error);
+    assert_int_equal(plain[0], start);
+    assert_int_equal(plain[39], pad);
+    assert_int_not_equal(plain[empty - 1], pad);
+    int at = 0;
+    while (plain[at] != end) at++;
+    // Five bytes, each an id unless " #" is one, and an added token.
+    assert_ok(prompt_encoder_tokens(encoder, "  #<think># ", found, &count, &error), error);
+    assert_memory_equal(found, plain, (size_t)at * sizeof *found);
+    assert_memory_equal(found + at + count - empty, plain + at, (size_t)(empty - at) * sizeof *found);
+    assert_in_range(count - empty, 5, 6);
+    bool seen = false;
+    for (int i = at; i < at + count - empty; i++) seen |= found[i] == think;
+    assert_true(seen);
+    assert_ok(prompt_encoder_tokens(encoder, "[IMG]", found, &count, &error), error);
+    assert_true(count > empty);
+    // A pad that is typed counts as text.
+    assert_ok(prompt_encoder_tokens(encoder, "<|endoftext|>", found, &count, &error), error);
+    assert_int_equal(count, empty + 1);
+    assert_int_equal(found[at], pad);
+    char longer[4096];
+    memset(longer, '!', sizeof longer);
+    longer[sizeof longer - 1] = 0;
+    assert_ok(prompt_encoder_tokens(encoder, longer, found, &count, &error), error);
+    assert_int_equal(count, 40);
+    assert_memory_equal(found, plain, (size_t)at * sizeof *found);
+    for (int i = at; i < 40; i++) assert_true(found[i] != end && found[i] != pad);
+    free(run(encoder, longer, 40, COMPUTE_F32)); // no pad at all
+    prompt_encoder_close(encoder);
+    host_close(host);
+}
+
+// Rows of real tokens do not see the padding: with more of it they stay the same.
+static void padding_behind_changes_no_token(void **state) {
+    struct error error = {0};
+    struct host host = host_open(NULL, 1);
+    struct fixture_model longer = models[KLEIN];
+    longer.settings.length = 55;
+    struct prompt_encoder *encoders[] = {open_fixture(&models[KLEIN], host.device),
+                                         open_fixture(&longer, host.device)};
+    int64_t width = prompt_encoder_width(encoders[0]);
+    float *embeddings[2];
+    int32_t ids[55];
+    int count;
+    assert_ok(prompt_encoder_tokens(encoders[1], "a cat", ids, &count, &error), error);
+    assert_true(count < 30);
+    for (int i = 0; i < 2; i++) embeddings[i] = run(encoders[i], "a cat", i ? 55 : 40, COMPUTE_F32);
+    assert_true(relative_error(embeddings[1], embeddings[0], 40 * width) < 1e-6);
+    for (int i = 0; i < 2; i++) {
+        free(embeddings[i]);
+        prompt_encoder_close(encoders[i]);
+    }
     host_close(host);
 }
 
@@ -551,6 +638,35 @@ static void settings_are_checked(void **state) {
     host_close(host);
 }
 
+// A template, a text encoder and a tokenizer that do not belong together.
+static void templates_and_models_belong_together(void **state) {
+    static const struct {
+        const char *folder;
+        struct prompt_settings settings;
+        const char *message;
+    } cases[] = {
+        {FIXTURES "model-b",
+         {NULL, {1}, 1, 40, .template = PROMPT_QWEN3},
+         "text_encoder: the text encoder is a mistral model, but the pipeline's chat template is "
+         "made for qwen3"},
+        {FIXTURES "model-k",
+         {"x", {1}, 1, 40},
+         "text_encoder: the text encoder is a qwen3 model, but the pipeline's chat template is "
+         "made for mistral3 or mistral"},
+        {FIXTURES "model-b",
+         {NULL, {1}, 1, 40, .template = PROMPT_QWEN3, .any_model = true},
+         "model-b/tokenizer: there is no token \"<|im_start|>\""},
+        {FIXTURES "model-k", {"x", {1}, 1, 40, .any_model = true}, "there is no token \"<s>\""},
+    };
+    struct host host = host_open("plain", 1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error error = {0};
+        assert_null(prompt_encoder_open(cases[i].folder, &cases[i].settings, host.device, &error));
+        assert_contains(error.message, cases[i].message);
+    }
+    host_close(host);
+}
+
 // ------------------------------------------------------------------------------------------------------------- config
 
 static void configs_of_every_kind(void **state) {
@@ -600,6 +716,7 @@ static void bad_configs_are_named(void **state) {
         {"{\"model_type\":\"mistral\",\"hidden_size\":64,\"num_attention_heads\":64}", "head_dim is 1"},
         {"{\"model_type\":\"mistral\",\"hidden_act\":\"gelu\"}", "\"gelu\", expected \"silu\""},
         {"{\"model_type\":\"mistral\",\"rms_norm_eps\":-1}", "field \"rms_norm_eps\": -1"},
+        {"{\"model_type\":\"mistral\",\"rms_norm_eps\":0}", "field \"rms_norm_eps\": 0"},
         {"{\"model_type\":\"mistral\",\"rope_theta\":0}", "field \"rope_theta\": 0"},
         {"{\"model_type\":\"mistral\",\"sliding_window\":0}", "field \"sliding_window\": 0"},
         {"{\"model_type\":\"mistral\",\"rope_scaling\":{\"type\":\"yarn\"}}",
@@ -666,11 +783,14 @@ int main(void) {
         cmocka_unit_test(qwen3_of_the_reference),
         cmocka_unit_test(progress_and_cancelling),
         cmocka_unit_test(prompts_are_cleaned_and_cut),
+        cmocka_unit_test(prompts_of_klein_are_taken_as_they_are),
+        cmocka_unit_test(padding_behind_changes_no_token),
         cmocka_unit_test(every_prefix_is_found),
         cmocka_unit_test(broken_models_are_named),
         cmocka_unit_test(larger_vocabulary_is_refused),
         cmocka_unit_test(spoiled_weights_do_not_pass_silently),
         cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(templates_and_models_belong_together),
         cmocka_unit_test(configs_of_every_kind),
         cmocka_unit_test(bad_configs_are_named),
         cmocka_unit_test(windows_and_ids_are_checked),

@@ -237,6 +237,77 @@ static void long_sequences(void **state) {
     machine_close(machine);
 }
 
+// Of two texts in a run the chosen one is read, as if the run had been begun with it.
+static void two_texts(void **state) {
+    enum { TEXT = 9, TOKENS = 12 };
+    struct error error = {0};
+    struct machine machine = machine_open(2, NULL);
+    struct transformer *transformer = transformer_open(FIXTURES "model-k", machine.device, &error);
+    assert_ok(transformer, error);
+    int64_t width = transformer_shape(transformer)->context,
+            channels = transformer_shape(transformer)->in_channels;
+    struct token_grid grid = {3, 4, 0};
+    size_t bytes = (size_t)(TOKENS * channels) * sizeof(float);
+    float *texts[2], *expected[2], *latents = malloc(bytes), *velocity = malloc(bytes);
+    for (int64_t i = 0; i < TOKENS * channels; i++) latents[i] = sinf((float)i);
+    for (int k = 0; k < 2; k++) {
+        texts[k] = malloc((size_t)(TEXT * width) * sizeof(float));
+        expected[k] = malloc(bytes);
+        for (int64_t i = 0; i < TEXT * width; i++) texts[k][i] = cosf((float)(i * (k + 1)));
+        struct transformer_run *run =
+            transformer_begin(transformer, COMPUTE_F32, TEXT, texts[k], 1, &grid, NULL, &error);
+        assert_ok(run, error);
+        assert_true(transformer_velocity(run, latents, 700, -1, NULL, NULL, NULL, expected[k], &error));
+        transformer_end(run);
+    }
+    assert_memory_not_equal(expected[0], expected[1], bytes);
+    struct transformer_run *run =
+        transformer_begin(transformer, COMPUTE_F32, TEXT, texts[0], 1, &grid, NULL, &error);
+    assert_ok(run, error);
+    assert_ok(transformer_add_text(run, texts[1], &error), error);
+    for (int i = 0; i < 5; i++) { // the first is chosen to begin with
+        int k = i & 1;
+        if (i > 0) transformer_choose(run, k);
+        assert_true(transformer_velocity(run, latents, 700, -1, NULL, NULL, NULL, velocity, &error));
+        assert_memory_equal(velocity, expected[k], bytes);
+    }
+    transformer_end(run);
+    assert_int_equal(workspace_mark(machine.device), 0);
+    for (int k = 0; k < 2; k++) {
+        free(texts[k]);
+        free(expected[k]);
+    }
+    free(latents);
+    free(velocity);
+    transformer_close(transformer);
+    machine_close(machine);
+}
+
+// Guidance that is negative is not embedded; what is embedded changes the velocity.
+static void guidance_may_be_left_out(void **state) {
+    struct error error = {0};
+    struct machine machine = machine_open(1, NULL);
+    struct transformer *transformer = transformer_open(FIXTURES "model-a", machine.device, &error);
+    assert_ok(transformer, error);
+    assert_true(transformer_shape(transformer)->guidance);
+    struct token_grid grid = {1, 2, 0};
+    float embeds[96] = {0}, latents[2 * 16] = {1}, velocities[3][2 * 16];
+    static const float guidances[] = {-1, 0, -4};
+    assert_int_equal(transformer_shape(transformer)->context, 96);
+    assert_int_equal(transformer_shape(transformer)->in_channels, 16);
+    struct transformer_run *run =
+        transformer_begin(transformer, COMPUTE_F32, 1, embeds, 1, &grid, NULL, &error);
+    assert_ok(run, error);
+    for (int i = 0; i < 3; i++)
+        assert_true(
+            transformer_velocity(run, latents, 700, guidances[i], NULL, NULL, NULL, velocities[i], &error));
+    assert_memory_not_equal(velocities[0], velocities[1], sizeof velocities[0]); // 0 is embedded
+    assert_memory_equal(velocities[0], velocities[2], sizeof velocities[0]);
+    transformer_end(run);
+    transformer_close(transformer);
+    machine_close(machine);
+}
+
 struct stopper {
     int calls, stop_at, block, blocks;
 };
@@ -433,6 +504,8 @@ int main(void) {
         cmocka_unit_test(blocks_and_velocity_bf16),
         cmocka_unit_test(same_bytes_on_any_number_of_threads),
         cmocka_unit_test(long_sequences),
+        cmocka_unit_test(two_texts),
+        cmocka_unit_test(guidance_may_be_left_out),
         cmocka_unit_test(stops_within_a_block),
         cmocka_unit_test(too_large),
         cmocka_unit_test(wrong_weights),
