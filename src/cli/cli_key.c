@@ -33,6 +33,8 @@ static const char HELP[] =
     "name,\n"
     "                           * for all\n"
     "  --models LIST            models that it may use, separated by commas, with * and ? (default: all)\n"
+    "  --priority LEVEL         low, normal or high: whose requests go first when several wait (default: "
+    "normal)\n"
     "  --budget-day USD         dollars a day (UTC), a month, in all; a request that may cost more than is "
     "left is\n"
     "  --budget-month USD       answered with 402\n"
@@ -125,6 +127,8 @@ static bool read_option(struct key_command *command, int letter, const char *tex
         if (strlen(text) >= sizeof key->models) return usage("--models", "at most 1023 letters");
         memcpy(key->models, text, strlen(text) + 1);
         return true;
+    case 'P':
+        return key_priority_from_name(text, &key->priority) || usage("--priority", "low, normal or high");
     case 'd':
         return read_money("--budget-day", text, &key->budget_day_micros);
     case 'M':
@@ -163,6 +167,7 @@ static int read_arguments(struct key_command *command, int count, char **argumen
         {"admin", no_argument, NULL, 'A'},
         {"project", required_argument, NULL, 'p'},
         {"models", required_argument, NULL, 'm'},
+        {"priority", required_argument, NULL, 'P'},
         {"budget-day", required_argument, NULL, 'd'},
         {"budget-month", required_argument, NULL, 'M'},
         {"budget-total", required_argument, NULL, 't'},
@@ -245,9 +250,10 @@ static const char *day_of(const json_t *time) {
 
 static void print_line(const json_t *key) {
     const json_t *total = json_object_get(json_object_get(key, "usage"), "total");
-    printf("%-12s  %-7s  %-5s  %-24.24s  %-10.10s  %-10.10s  %12.6f  %8" JSON_INTEGER_FORMAT "  %s\n",
+    printf("%-12s  %-7s  %-5s  %-8s  %-24.24s  %-10.10s  %-10.10s  %12.6f  %8" JSON_INTEGER_FORMAT "  %s\n",
            json_string_value(json_object_get(key, "id")), json_string_value(json_object_get(key, "status")),
            json_is_true(json_object_get(key, "admin")) ? "yes" : "no",
+           json_string_value(json_object_get(key, "priority")),
            json_string_value(json_object_get(key, "name")), day_of(json_object_get(key, "created_at")),
            day_of(json_object_get(key, "expires_at")), json_real_value(json_object_get(total, "spent")),
            json_integer_value(json_object_get(total, "images")),
@@ -284,8 +290,8 @@ static bool list(struct database *database, const struct key_command *command, s
     json_t *keys = all_keys(database, command->all, error);
     if (!keys) return false;
     if (command->json) return print_json(keys, error);
-    printf("%-12s  %-7s  %-5s  %-24s  %-10s  %-10s  %12s  %8s  %s\n", "id", "status", "admin", "name",
-           "created", "expires", "spent USD", "images", "project");
+    printf("%-12s  %-7s  %-5s  %-8s  %-24s  %-10s  %-10s  %12s  %8s  %s\n", "id", "status", "admin",
+           "priority", "name", "created", "expires", "spent USD", "images", "project");
     size_t index;
     json_t *key;
     json_array_foreach(keys, index, key) print_line(key);

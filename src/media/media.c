@@ -16,10 +16,11 @@
 
 #define ID_BYTES  16 // 128 bits: not to be guessed
 #define COPY_MOST (1u << 30)
+#define KEPT      'k' // begins the names of the files of kept answers
 
 struct media {
     char *folder;
-    double lifetime;
+    double lifetime, kept_lifetime;
     uint64_t quota;       // 0: none
     pthread_mutex_t lock; // guards the sums
     uint64_t bytes;       // of the files that are there, and of those that are being put
@@ -33,6 +34,7 @@ static const struct {
 
 // The type of a name of ours, NULL for any other string.
 static const char *mime_of(const char *name) {
+    name += *name == KEPT;
     size_t digits = strspn(name, "0123456789abcdef");
     if (digits != 2 * ID_BYTES || name[digits] != '.') return NULL;
     for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++)
@@ -102,8 +104,12 @@ static int remove_files(struct media *media,
     return removed;
 }
 
+static double lifetime_of(const struct media *media, const char *name) {
+    return *name == KEPT ? media->kept_lifetime : media->lifetime;
+}
+
 static bool is_over(const struct media *media, const char *name, const struct stat *info, void *context) {
-    return age_of(info) >= media->lifetime;
+    return age_of(info) >= lifetime_of(media, name);
 }
 
 int media_expire(struct media *media) {
@@ -153,6 +159,7 @@ struct media *media_open(const struct media_options *options, struct error *erro
         return NULL;
     }
     media->lifetime = options->lifetime_seconds;
+    media->kept_lifetime = options->kept_seconds > 0 ? options->kept_seconds : options->lifetime_seconds;
     media->quota = options->quota_bytes;
     pthread_mutex_init(&media->lock, NULL);
     media_expire(media);
@@ -189,12 +196,12 @@ static bool move_file(struct media *media, const char *path, const char *to, str
     return error_set(error, ERROR_IO, "%s: cannot be moved to %s: %s", path, media->folder, strerror(errno));
 }
 
-bool media_put_file(struct media *media, const char *path, const char *extension, char name[MEDIA_NAME_MOST],
-                    struct error *error) {
+bool media_put_file(struct media *media, const char *path, const char *extension, bool kept,
+                    char name[MEDIA_NAME_MOST], struct error *error) {
     char id[2 * ID_BYTES + 1];
     struct stat info;
     media_random_hex(id, ID_BYTES);
-    snprintf(name, MEDIA_NAME_MOST, "%s.%s", id, extension);
+    snprintf(name, MEDIA_NAME_MOST, "%s%s.%s", kept ? (char[]){KEPT, 0} : "", id, extension);
     if (!mime_of(name))
         return error_set(error, ERROR_INTERNAL, "media of kind \"%s\" are not kept", extension);
     if (lstat(path, &info) || !S_ISREG(info.st_mode))
@@ -223,14 +230,15 @@ bool media_get(struct media *media, const char *name, struct media_item *item, s
     free(path);
     if (item->file < 0) return not_there(error);
     if (fstat(item->file, &info) || !S_ISREG(info.st_mode) ||
-        (item->seconds_left = media->lifetime - age_of(&info)) <= 0) {
+        (item->seconds_left = lifetime_of(media, name) - age_of(&info)) <= 0) {
         close(item->file);
         item->file = -1;
         return not_there(error);
     }
     item->size = (uint64_t)info.st_size;
     item->modified = info.st_mtim.tv_sec;
-    snprintf(item->etag, sizeof item->etag, "\"%.16s-%llx\"", name, (unsigned long long)info.st_size);
+    snprintf(item->etag, sizeof item->etag, "\"%.16s-%llx\"", name + (*name == KEPT),
+             (unsigned long long)info.st_size);
     return true;
 }
 

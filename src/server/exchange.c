@@ -187,6 +187,12 @@ static bool check_framing(struct exchange *exchange) {
     return true;
 }
 
+// Whether it will want a place in the queue: a dry run does not, nor may a call whose request ran before. The gateway tells.
+static bool may_need_place(struct exchange *exchange) {
+    bool dry = false;
+    return !exchange_header(exchange, "Idempotency-Key") && exchange_flag(exchange, "dryRun", &dry) && !dry;
+}
+
 // The first call: everything that the headers tell. Only a body that is far too large, or whose sender waits to be told, is
 // answered before it is read.
 static enum MHD_Result begin(struct exchange *exchange, const char *url) {
@@ -199,7 +205,7 @@ static enum MHD_Result begin(struct exchange *exchange, const char *url) {
         exchange->route->upload != UPLOAD_NONE) {
         if (server->stopping)
             api_error_set(&exchange->error, API_INTERRUPTED, "", "the server is stopping; try again");
-        else if (gateway_has_room(server->gateway, &exchange->error))
+        else if (!may_need_place(exchange) || gateway_has_room(server->gateway, &exchange->error))
             open_upload(exchange);
     }
     const char *length = exchange_header(exchange, "Content-Length"),

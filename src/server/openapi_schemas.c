@@ -90,7 +90,8 @@ static const struct {
      "{\"type\":\"object\",\"required\":[\"id\",\"object\",\"name\",\"last_four\",\"created_at\",\"status\"],"
      "\"properties\":{\"id\":" TEXT ",\"object\":{\"const\":\"key\"},\"name\":" TEXT ",\"last_four\":" TEXT
      ",\"created_at\":" TEXT ",\"status\":{\"enum\":[\"active\",\"revoked\",\"expired\"]},\"project\":" TEXT
-     ",\"admin\":" BOOLEAN ",\"limits\":" OBJECT ",\"usage\":" OBJECT "}}"},
+     ",\"admin\":" BOOLEAN ",\"priority\":{\"enum\":[\"low\",\"normal\",\"high\"]},\"limits\":" OBJECT
+     ",\"usage\":" OBJECT "}}"},
     {"KeyList", LIST("Key")},
     {"Statistics",
      "{\"type\":\"object\",\"required\":[\"object\",\"window_days\",\"computed_at\",\"data\",\"totals\"],"

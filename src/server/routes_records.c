@@ -1,5 +1,6 @@
 // The native endpoints over the records: requests, keys, statistics, balance. The store answers on threads of its own, the
 // answer comes through the mailbox. Relies on exchange.h, store.
+#include "gateway/answer.h"
 #include "server/exchange.h"
 
 #include <stdlib.h>
@@ -154,6 +155,7 @@ static void add_progress(struct question *question, json_t *json) {
 static void on_request(void *context, json_t *json, const struct error *error) {
     struct question *question = context;
     if (json) add_progress(question, json);
+    if (json && !question->cancel) answer_fill(json_object_get(json, "answer"), question->server->media);
     if (json && question->cancel) {
         bool stopped = gateway_stop(question->server->gateway, question->request);
         json_t *state = json_object_get(json, "status");

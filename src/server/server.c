@@ -226,6 +226,7 @@ static bool open_parts(struct server *server, const struct server_options *optio
     struct media_options media = {.folder = options->media_folder,
                                   .lifetime_seconds =
                                       options->media_seconds > 0 ? options->media_seconds : MEDIA_SECONDS,
+                                  .kept_seconds = options->kept_seconds,
                                   .quota_bytes = options->media_quota};
     server->media = media_open(&media, error);
     if (!server->media) return false;

@@ -129,6 +129,31 @@ static json_t *media_json(struct database *database, int64_t seq, struct error *
     return NULL;
 }
 
+// The answer that is kept of a request: a picture that it leaves out is {"media": name} there, so that somebody else can put it in.
+static json_t *answer_json(struct database *database, int64_t seq, int64_t now, struct error *error) {
+    sqlite3_stmt *row = database_query(
+        database, error,
+        "SELECT body, pictures FROM answers WHERE request = ?1 AND expires_at > ?2 AND type LIKE "
+        "'application/json%'",
+        "ii", seq, now);
+    bool more;
+    if (!database_next(database, row, &more, error)) return NULL;
+    if (!more) return json_null();
+    json_t *value =
+        json_loadb(sqlite3_column_blob(row, 0), (size_t)sqlite3_column_bytes(row, 0), JSON_DECODE_ANY, NULL);
+    const char *at = (const char *)sqlite3_column_text(row, 1);
+    json_t *data = json_object_get(value, "data");
+    for (size_t i = 0; at && *at && i < json_array_size(data); i++) { // each one of the data leaves one out
+        at += strcspn(at, " ") + 1;
+        size_t length = strcspn(at, "\n");
+        json_object_set_new(json_array_get(data, i), "b64_json",
+                            json_pack("{s:o}", "media", json_stringn(at, length)));
+        at += length + (at[length] == '\n');
+    }
+    database_end(row);
+    return value ? value : json_null();
+}
+
 // The JSON that stands in a column of the one row of a query; null when there is none, or it is no JSON.
 static json_t *stored_json(struct database *database, sqlite3_stmt *row, struct error *error) {
     bool more;
@@ -164,13 +189,7 @@ json_t *listing_request(struct database *database, const char *id, const struct 
         database_query(database, error, "SELECT body FROM payloads WHERE request = ?1 AND expires_at > ?2",
                        "ii", seq, now),
         error);
-    json_t *answer = stored_json(
-        database,
-        database_query(database, error,
-                       "SELECT body FROM answers WHERE request = ?1 AND expires_at > ?2 AND type LIKE "
-                       "'application/json%'",
-                       "ii", seq, now),
-        error);
+    json_t *answer = answer_json(database, seq, now, error);
     bool good = attempts && media && payload && answer;
     good = !json_object_set_new(request, "attempts", attempts) && good;
     good = !json_object_set_new(request, "media", media) && good;
@@ -412,16 +431,17 @@ static json_t *key_json(struct database *database, const struct key_info *key, i
                          : key->expires_at && key->expires_at <= now ? "expired"
                                                                      : "active";
     json_t *object = json_pack(
-        "{s:s, s:s, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:b, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, s:{s:o, "
+        "{s:s, s:s, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:b, s:s, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, "
+        "s:{s:o, "
         "s:o, "
         "s:o}}",
         "id", key->id, "object", "key", "name", listing_text(key->name), "last_four", key->last_four,
         "created_at", listing_time(key->created_at), "status", status, "project", listing_text(key->project),
         "projects", list_json(key->projects), "models", list_json(key->models), "admin", key->admin,
-        "expires_at", listing_time(key->expires_at), "revoked_at", listing_time(key->revoked_at), "limits",
-        "budget_day", limit_json(key->budget_day_micros, true), "budget_month",
-        limit_json(key->budget_month_micros, true), "budget_total",
-        limit_json(key->budget_total_micros, true), "requests_per_minute",
+        "priority", key_priority_name(key->priority), "expires_at", listing_time(key->expires_at),
+        "revoked_at", listing_time(key->revoked_at), "limits", "budget_day",
+        limit_json(key->budget_day_micros, true), "budget_month", limit_json(key->budget_month_micros, true),
+        "budget_total", limit_json(key->budget_total_micros, true), "requests_per_minute",
         limit_json(key->requests_per_minute, false), "images_per_day", limit_json(key->images_per_day, false),
         "usage", "day", usage_json(&usage[USAGE_DAY]), "month", usage_json(&usage[USAGE_MONTH]), "total",
         usage_json(&usage[USAGE_TOTAL]));

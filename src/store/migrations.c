@@ -84,4 +84,10 @@ static const char ANSWERS[] =
     "ROWID;"
     "CREATE INDEX media_request ON media (request);";
 
-const char *const MIGRATIONS[] = {RECORDS, BUDGETS, ANSWERS};
+// 4: whose requests go first: -1 low, 0 normal, 1 high.
+static const char PRIORITIES[] = "ALTER TABLE keys ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;";
+
+// 5: kept answers leave out their pictures, which lie in media: where each belongs, "<offset> <name>" a line.
+static const char PICTURES[] = "ALTER TABLE answers ADD COLUMN pictures TEXT NOT NULL DEFAULT '';";
+
+const char *const MIGRATIONS[] = {RECORDS, BUDGETS, ANSWERS, PRIORITIES, PICTURES};

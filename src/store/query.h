@@ -65,9 +65,11 @@ bool query_stats_set(struct query_stats *query, const char *name, const char *va
 //   size ("1024x1024" or null), key_id, project, error_code, error_message, session_id, trace_id, user,
 //   request_size_bytes, response_size_bytes, usage, purged; for a single one also
 //   attempts [{provider, model, status, dispatched_at, queue_ms, first_byte_ms, duration_ms, error_code, error_message,
-//   cost, cost_micros, images}], media [{name}], payload (or null) and answer (JSON, or null).
+//   cost, cost_micros, images}], media [{name}], payload (or null) and answer (JSON, or null; the base64 of a
+//   picture that lies in media is {"media": name} there).
 // A key:
-//   id, object "key", name, last_four, created_at, status, project, projects, models, admin, expires_at, revoked_at,
+//   id, object "key", name, last_four, created_at, status, project, projects, models, admin, priority, expires_at,
+//   revoked_at,
 //   limits {budget_day, budget_month, budget_total, requests_per_minute, images_per_day} (null: none),
 //   usage {day, month, total: {spent, spent_micros, reserved_micros, images}}.
 // Statistics:

@@ -122,6 +122,7 @@ static bool copy_settle(struct operation *operation, const struct store_settle *
     settle->executed_model = copy(operation, from->executed_model, &good);
     settle->provider = copy(operation, from->provider, &good);
     settle->answer_type = copy(operation, from->answer_type, &good);
+    settle->answer_pictures = copy(operation, from->answer_pictures, &good);
     if (from->answer) {
         char *answer = arena_alloc(&operation->arena, from->answer_size + 1);
         if (!answer) return false;

@@ -33,7 +33,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define STORE_ID_MOST 72 // of a request, with the 0 byte
+#define STORE_ID_MOST       72  // of a request, with the 0 byte
+#define STORE_PICTURES_MOST 640 // likewise
 
 struct store;
 
@@ -121,6 +122,7 @@ struct store_answer {
     char type[64]; // content type
     char *body;    // NULL: none; a 0 byte behind it
     size_t size;
+    char pictures[STORE_PICTURES_MOST]; // as store_settle gave them
 };
 
 struct store_begun {
@@ -180,11 +182,14 @@ struct store_settle {
     int attempt_count;
     const char *const *media; // names of the files in media that belong to it
     int media_count;
-    // Kept when the request is asynchronous or has an idempotency key; always kept for a COMPLETED one of these. NULL with
-    // another status: the idempotency key is free again, so that a retry runs (what is worth a retry: 429, 5xx, CANCELLED).
+    // Kept when the request is asynchronous or has an idempotency key. NULL: none is kept. Then the idempotency key of a COMPLETED
+    // request stays taken (it was charged: it must not run again), and with another status it is free again, so that a retry
+    // runs (what is worth a retry: 429, 5xx, CANCELLED).
     const char *answer;
     size_t answer_size;
     const char *answer_type; // NULL: "application/json"
+    const char *
+        answer_pictures; // what the answer leaves out: "<offset> <name of a file in media>\n" each; NULL: nothing
 };
 
 struct store_settled {
