@@ -159,8 +159,9 @@ static int next_multiple(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-// The nearest ratio within the card's, be they a range or a list from end to end.
+// The nearest ratio within the card's (when these are known), be they a range or a list from end to end.
 static double ratio_within(const struct size_axis *ratios, double ratio) {
+    if (ratios->count == 0 && ratios->most <= 0) return ratio; // not known
     return ratios->count ? within(ratio, ratios->values[0], ratios->values[ratios->count - 1])
                          : within(ratio, ratios->least, ratios->most);
 }

@@ -182,6 +182,9 @@ static void refuse_begun(struct work *work, const struct store_begun *begun) {
         api_error_set(error, API_RATE_LIMITED, "", "%s", begun->message);
         error->retry_after = begun->retry_seconds > 0 ? begun->retry_seconds : INFINITY;
         break;
+    case STORE_KEY_OVER:
+        api_error_set(error, API_EXPIRED_KEY, "", "%s", begun->message);
+        break;
     case STORE_NO_KEY:
         api_error_set(error, API_AUTHENTICATION_FAILED, "", "%s", begun->message);
         break;

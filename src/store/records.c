@@ -131,14 +131,14 @@ static bool look_up(struct database *database, const struct store_begin *begin, 
 
 // -------------------------------------------------------------------------------------------------------------- begin
 
-// Reads the caller's key; outcome STORE_NO_KEY when it is not good any more.
+// Reads the caller's key; outcome STORE_NO_KEY or STORE_KEY_OVER when it is not good any more.
 static bool check_key(struct database *database, const struct store_begin *begin, int64_t now,
                       struct key_info *key, struct store_begun *begun, struct error *error) {
     bool found;
     if (!record_key(database, begin->key_id, key, &found, error)) return false;
     bool over = found && key->expires_at && key->expires_at <= now;
     if (found && !key->revoked_at && !over) return true;
-    begun->outcome = STORE_NO_KEY;
+    begun->outcome = over ? STORE_KEY_OVER : STORE_NO_KEY;
     snprintf(begun->message, sizeof begun->message, over ? "This API key has expired" : "Invalid API key");
     return true;
 }

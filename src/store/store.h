@@ -113,7 +113,8 @@ enum store_outcome {
     STORE_CONFLICT,  // the idempotency key was used with another body
     STORE_NO_BUDGET, // [message] says which budget, a day, month or in all
     STORE_NO_IMAGES, // images a day used up; [retry_seconds] until midnight UTC
-    STORE_NO_KEY,    // the key was revoked or has expired in the meantime
+    STORE_NO_KEY,    // the key was revoked in the meantime
+    STORE_KEY_OVER,  // it has expired
     STORE_UNWRITTEN, // the database refused: [error]
 };
 
@@ -130,7 +131,7 @@ struct store_begun {
     char request_id[STORE_ID_MOST]; // ATTACH, REPLAY, CONFLICT: the first call's
     struct store_answer answer;     // REPLAY; the receiver may take body by setting it to NULL
     double retry_seconds;           // NO_BUDGET, NO_IMAGES: until the limit begins anew; 0: never
-    char message[256];              // for the caller, one line; NO_BUDGET, NO_IMAGES, NO_KEY, CONFLICT
+    char message[256];  // for the caller, one line; NO_BUDGET, NO_IMAGES, NO_KEY, KEY_OVER, CONFLICT
     struct error error; // UNWRITTEN: ERROR_IO with "No space left on device" when full, ERROR_UNAVAILABLE
                         // when locked, ERROR_IO when damaged or gone
 };

@@ -325,6 +325,9 @@ static void wrong_cards_are_refused_with_the_line(void **state) {
         {"sizes: {default: 512x512}", ":9: sizes: sides is missing"},
         {"sizes: {default: 2048x512, sides: {least: 64, most: 1024}}",
          ":9: sizes.default: expected a size within sides and area, found 2048x512"},
+        {"sizes: {default: 1024x64, sides: {least: 64, most: 1024}, ratios: {least: \"1:8\", most: \"8:1\"}, "
+         "tiers: {list: [1K]}}",
+         ":9: sizes.default: expected a size within ratios, found 1024x64"},
         {"sizes: {default: 512x512, sides: {least: 64, most: 1000}}",
          ":9: sizes.sides: expected multiples of 16"},
         {"sizes: {default: 512x512, sides: {least: 1024, most: 64}}",

@@ -391,7 +391,7 @@ static void test_key_that_went(void **state) {
     assert_int_equal(begun.outcome, STORE_NO_KEY);
     assert_string_equal(begun.message, "Invalid API key");
     begun = begin_with(store, "req_00000002", expired.id, 0, 1);
-    assert_int_equal(begun.outcome, STORE_NO_KEY);
+    assert_int_equal(begun.outcome, STORE_KEY_OVER);
     assert_contains(begun.message, "expired");
     assert_int_equal(begin_with(store, "req_00000003", "nobody", 0, 1).outcome, STORE_NO_KEY);
 }
