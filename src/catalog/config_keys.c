@@ -137,7 +137,7 @@ static const struct config_key KEYS[] = {
     {"store.retention", CONFIG_SECONDS, AT(store.retention_seconds), "90d", 0, 36500 * DAY, NULL, NULL,
      "how long records are kept; 0: for good"},
     {"store.idempotency_lifetime", CONFIG_SECONDS, AT(store.idempotency_seconds), "24h", 60, 365 * DAY, NULL,
-     NULL, "how long an Idempotency-Key is remembered"},
+     NULL, "how long an Idempotency-Key is remembered, and answers and their pictures are kept"},
     {"store.keep_payloads", CONFIG_BOOL, AT(store.keep_payloads), "false", 0, 0, NULL, NULL,
      "keep prompts and answers in the records"},
     {"store.payload_retention", CONFIG_SECONDS, AT(store.payload_seconds), "30d", 0, 36500 * DAY, NULL, NULL,
@@ -148,7 +148,7 @@ static const struct config_key KEYS[] = {
     {"media.folder", CONFIG_TEXT, AT(media.folder), "", 0, 0, NULL, NULL,
      "where pictures behind URLs are kept; empty: media in the state folder"},
     {"media.lifetime", CONFIG_SECONDS, AT(media.lifetime_seconds), "60m", 1, 365 * DAY, NULL, NULL,
-     "how long a picture's URL lasts"},
+     "how long a picture's URL lasts, unless its answer is kept longer"},
     {"media.quota", CONFIG_BYTES, AT(media.quota_bytes), "0", 0, LARGE, NULL, NULL,
      "most bytes of pictures behind URLs; 0: no limit"},
 
