@@ -430,20 +430,26 @@ static bool is_wanted(const struct work *work) {
     return false;
 }
 
+static struct call *find_call(const struct work *work, const char *id) {
+    struct call *call = work->calls;
+    while (call && strcmp(call->id, id)) call = call->next;
+    return call;
+}
+
 void gateway_cancel(struct gateway *gateway, const char *id) {
     char work_id[REQUEST_ID_MOST] = "";
     int jobs = 0;
     pthread_mutex_lock(&gateway->lock);
-    for (struct work *work = gateway->works; work && !*work_id; work = work->next)
-        for (struct call *call = work->calls; call; call = call->next) {
-            if (strcmp(call->id, id)) continue;
-            call->gone = true;
-            if (is_wanted(work)) break;
-            work->cancelled = true;
-            memcpy(work_id, work->id, sizeof work_id);
-            jobs = work->plan.calls;
-            break;
-        }
+    struct work *work = work_find(gateway, id, false); // mostly it is the call that began it
+    struct call *call = work ? find_call(work, id) : NULL;
+    for (int i = 0; i < WORK_SLOTS && !call; i++)
+        for (work = gateway->works[i]; work && !(call = find_call(work, id));) work = work->next;
+    if (call) call->gone = true;
+    if (call && !is_wanted(work)) {
+        work->cancelled = true;
+        memcpy(work_id, work->id, sizeof work_id);
+        jobs = work->plan.calls;
+    }
     pthread_mutex_unlock(&gateway->lock);
     if (*work_id) work_cancel_jobs(gateway, work_id, jobs);
 }

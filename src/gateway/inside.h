@@ -19,6 +19,7 @@
 #include <pthread.h>
 
 #define JOB_ID_MOST (REQUEST_ID_MOST + 4)
+#define WORK_SLOTS  1024
 
 // An HTTP request whose client waits.
 struct call {
@@ -121,7 +122,7 @@ struct gateway {
     struct queue_model model_info; // what its worker said of it
     pthread_mutex_t lock;          // guards what follows
     pthread_cond_t idle;
-    struct work *works;
+    struct work *works[WORK_SLOTS]; // by their ids
     int work_count;
     bool stopping;
     int submitting;              // works that are being handed to the provider

@@ -130,11 +130,19 @@ void work_close(struct work *work) {
 
 // ------------------------------------------------------------------------------------------------------------- list
 
+// The place of a request's id, or of the first [length] bytes of a job's.
+static struct work **slot_of(struct gateway *gateway, const char *id, size_t length) {
+    uint32_t hash = 2166136261u; // FNV-1a
+    for (size_t i = 0; i < length; i++) hash = (hash ^ (unsigned char)id[i]) * 16777619u;
+    return &gateway->works[hash % WORK_SLOTS];
+}
+
 void work_enlist(struct work *work) {
     struct gateway *gateway = work->gateway;
+    struct work **slot = slot_of(gateway, work->id, strlen(work->id));
     pthread_mutex_lock(&gateway->lock);
-    work->next = gateway->works;
-    gateway->works = work;
+    work->next = *slot;
+    *slot = work;
     gateway->work_count++;
     pthread_mutex_unlock(&gateway->lock);
 }
@@ -142,7 +150,7 @@ void work_enlist(struct work *work) {
 struct call *work_delist(struct work *work) {
     struct gateway *gateway = work->gateway;
     pthread_mutex_lock(&gateway->lock);
-    struct work **link = &gateway->works;
+    struct work **link = slot_of(gateway, work->id, strlen(work->id));
     while (*link && *link != work) link = &(*link)->next;
     if (*link) *link = work->next;
     struct call *calls = work->calls;
@@ -152,9 +160,9 @@ struct call *work_delist(struct work *work) {
 }
 
 struct work *work_find(struct gateway *gateway, const char *id, bool job) {
-    struct work *work = gateway->works;
-    // A job's id is its request's, or begins with it and a point.
+    // A job's id is its request's, or begins with it and a dash.
     size_t length = job ? strcspn(id, "-") : strlen(id);
+    struct work *work = *slot_of(gateway, id, length);
     while (work && (strncmp(work->id, id, length) || work->id[length])) work = work->next;
     return work;
 }

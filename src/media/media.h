@@ -24,6 +24,9 @@ struct media_options {
     double lifetime_seconds; // files are served for so long and removed by media_expire
     double kept_seconds;     // the same for files of answers that are kept; 0: as the others
     uint64_t quota_bytes;    // of all files together; 0: none
+    // How often a thread removes what is over: going through a folder of a million files takes seconds. 0: there is none, and
+    // media_expire is the owner's to call.
+    double expire_each_seconds;
 };
 
 struct media *media_open(const struct media_options *options, struct error *error);

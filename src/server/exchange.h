@@ -136,7 +136,7 @@ struct server {
     int connections;
     struct server_counts counts;
     struct mailbox *mailbox;
-    double started, next_expiry, next_second, next_watchdog, watchdog_seconds;
+    double started, next_second, next_watchdog, watchdog_seconds;
 };
 
 // ---- respond.c: each returns what the handler must return.

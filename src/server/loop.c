@@ -12,7 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define EXPIRY_EACH_SECONDS 30.0
 #define CLOSING_SECONDS     5.0
 
 // ---------------------------------------------------------------------------------------------------------- mailbox
@@ -232,10 +231,6 @@ static void each_second(struct server *server, double now) {
         }
         if (exchange->state == EXCHANGE_STREAMING || exchange->state == EXCHANGE_WAITING)
             stream_beat(exchange, now, server->limits.heartbeat_seconds);
-    }
-    if (now >= server->next_expiry) {
-        media_expire(server->media);
-        server->next_expiry = now + EXPIRY_EACH_SECONDS;
     }
     if (server->watchdog_seconds > 0 && now >= server->next_watchdog) {
         notify_manager("WATCHDOG=1");

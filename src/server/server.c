@@ -17,13 +17,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MEDIA_SECONDS    3600.0
-#define PEM_MOST         (1u << 20)
-#define BACKLOG          4096
-#define RATED_MOST       65536 // addresses whose rate is remembered
-#define SPARE_FILES      256   // beside the sockets: media, spool, database
-#define BODY_PIECE       (16u << 10)
-#define CONNECTION_LEAST (16u << 10)
+#define MEDIA_SECONDS       3600.0
+#define EXPIRY_EACH_SECONDS 30.0
+#define PEM_MOST            (1u << 20)
+#define BACKLOG             4096
+#define RATED_MOST          65536 // addresses whose rate is remembered
+#define SPARE_FILES         256   // beside the sockets: media, spool, database
+#define BODY_PIECE          (16u << 10)
+#define CONNECTION_LEAST    (16u << 10)
 
 void server_limits_default(struct server_limits *limits) {
     *limits = (struct server_limits){.connections = 16000,
@@ -227,7 +228,8 @@ static bool open_parts(struct server *server, const struct server_options *optio
                                   .lifetime_seconds =
                                       options->media_seconds > 0 ? options->media_seconds : MEDIA_SECONDS,
                                   .kept_seconds = options->kept_seconds,
-                                  .quota_bytes = options->media_quota};
+                                  .quota_bytes = options->media_quota,
+                                  .expire_each_seconds = EXPIRY_EACH_SECONDS};
     server->media = media_open(&media, error);
     if (!server->media) return false;
     struct gateway_options gateway = options->gateway;

@@ -130,6 +130,27 @@ static void test_kept(void **state) {
     assert_int_equal(media_expire(bench->media), 1);
 }
 
+// A folder that looks after itself removes what is over without being asked.
+static void test_thread(void **state) {
+    struct bench *bench = *state;
+    char folder[160], name[MEDIA_NAME_MOST];
+    struct error error = {0};
+    snprintf(folder, sizeof folder, "%s/own", bench->folder);
+    struct media_options options = {.folder = folder, .lifetime_seconds = 0.01, .expire_each_seconds = 0.1};
+    struct media *media = media_open(&options, &error);
+    assert_ok(media, error);
+    assert_true(file_write(bench->source, "x", 1, &error));
+    assert_ok(media_put_file(media, bench->source, "png", false, name, &error), error);
+    struct media_state sums = {.files = 1};
+    for (int i = 0; i < 20000 && sums.files; i++) {
+        usleep(1000);
+        media_state(media, &sums);
+    }
+    assert_int_equal(sums.files, 0);
+    media_close(media);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 static void test_other_names(void **state) {
     struct bench *bench = *state;
     static const char *const wrong[] = {"",
@@ -287,6 +308,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_kinds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_kept, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_thread, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_other_names, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_links, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_expiry, set_up, tear_down),
