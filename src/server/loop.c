@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CLOSING_SECONDS     5.0
+#define CLOSING_SECONDS 5.0
 
 // ---------------------------------------------------------------------------------------------------------- mailbox
 
