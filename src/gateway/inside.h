@@ -101,7 +101,7 @@ struct work {
     struct answer answer;    // a good one: the body, or the events of the stream
     struct buffer body;      // the same as it is sent; made when it is needed
     struct api_error unread; // why it cannot be made
-    struct buffer ending;    // of the stream, beyond its pictures
+    struct buffer ending;    // of the stream: what is sent when the request is recorded
     int delivered;           // pictures that are charged
     int64_t cost_micros;     // of them; of a stream: so far
 };

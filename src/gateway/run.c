@@ -473,7 +473,19 @@ static void drop_picture(struct work *work, struct picture *picture) {
     *picture = (struct picture){.shown = picture->shown};
 }
 
-// Sends a picture of a stream as soon as it is there. Its event has its own part of usage and cost; what a call takes in counts
+// Whether all pictures of a stream are there. Then it is done: it is too late to cancel it.
+static bool is_complete(struct work *work) {
+    for (int i = 0; i < work->request->count; i++)
+        if (!work->pictures[i].there) return false;
+    pthread_mutex_lock(&work->gateway->lock);
+    bool cancelled = work->cancelled;
+    if (!cancelled) work->stage = WORK_SETTLING;
+    pthread_mutex_unlock(&work->gateway->lock);
+    return !cancelled;
+}
+
+// Sends a picture of a stream as soon as it is there; the last one when the request is recorded as done, so that nobody has heard of
+// the end of a request whose record says otherwise. Its event has its own part of usage and cost; what a call takes in counts
 // with the call's first picture, so that the parts come to the whole.
 static bool send_completed(struct work *work, const struct job *job, int index, struct error *error) {
     struct picture *picture = &work->pictures[index];
@@ -492,22 +504,15 @@ static bool send_completed(struct work *work, const struct job *job, int index, 
         good && deliver_store(work, index, error) && deliver_completed(work, index, &bill, &event, error) &&
         answer_write(&event, work->gateway->media, &chunk, error) &&
         (answer_append(&work->answer, &event) || error_set(error, ERROR_MEMORY, "no memory for the answer"));
-    if (good)
+    if (good && is_complete(work))
+        good = buffer_add(&work->ending, chunk.data, chunk.length) ||
+               error_set(error, ERROR_MEMORY, "no memory for the answer");
+    else if (good)
         picture->shown = work_send_chunk(work, &chunk) || picture->shown;
-    else
-        work->cost_micros = before;
+    if (!good) work->cost_micros = before;
     answer_free(&event);
     buffer_free(&chunk);
     return good;
-}
-
-// A stream whose last picture is out is done: it is too late to cancel it.
-static void note_sent(struct work *work) {
-    for (int i = 0; i < work->request->count; i++)
-        if (!work->pictures[i].there) return;
-    pthread_mutex_lock(&work->gateway->lock);
-    if (!work->cancelled) work->stage = WORK_SETTLING;
-    pthread_mutex_unlock(&work->gateway->lock);
 }
 
 static void on_image(struct work *work, struct job *job, const struct queue_event *event) {
@@ -531,10 +536,7 @@ static void on_image(struct work *work, struct job *job, const struct queue_even
     if (picture->there && stat(picture->path, &info) == 0) picture->bytes = (size_t)info.st_size;
     if (!picture->there || !work->request->stream) return;
     struct error cause = {0};
-    if (send_completed(work, job, index, &cause)) {
-        note_sent(work);
-        return;
-    }
+    if (send_completed(work, job, index, &cause)) return;
     drop_picture(work, picture);
     api_error_from(&job->error, &cause);
 }

@@ -57,13 +57,13 @@ static void test_pictures_come_one_by_one(void **state) {
     assert_event(list, 0, 0, 5 + 7, 8000);
     json_decref(list);
     give_picture(h, "req_s", 1, 5);
+    say("req_s", QUEUE_DONE, DONE); // the last one comes with the record
+    assert_int_equal(answer(h, "req_s")->error.code, API_OK);
     list = events_of(h, "req_s");
     assert_int_equal(json_array_size(list), 2);
     assert_event(list, 1, 1, 0, 8000);
     assert_int_equal(number(json_array_get(list, 1), "seed"), 5);
     json_decref(list);
-    say("req_s", QUEUE_DONE, DONE);
-    assert_int_equal(answer(h, "req_s")->error.code, API_OK);
     assert_record(h, "req_s", "completed", NULL, 16000);
     json_t *record = record_of(h, "req_s");
     assert_int_equal(number(json_object_get(record, "usage"), "total_tokens"), 5 + 7 + 2 * 11);
