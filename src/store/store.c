@@ -60,11 +60,6 @@ static const char *copy(struct operation *operation, const char *text, bool *goo
     return made;
 }
 
-bool operation_is_lazy(const struct operation *operation) {
-    return (operation->kind == OPERATION_DISPATCHED || operation->kind == OPERATION_REJECT) &&
-           !operation->call.done;
-}
-
 // Hands the operation to its thread, or frees it.
 static bool queue(struct store *store, struct operation *operation, bool good, struct error *error) {
     if (!good) {
@@ -77,10 +72,6 @@ static bool queue(struct store *store, struct operation *operation, bool good, s
     bool full = list->count >= store->options.queue_most && operation->kind != OPERATION_SETTLE;
     bool stopping = store->stopping && operation->kind != OPERATION_SETTLE;
     if (!full && !stopping) {
-        // What nobody waits for goes with what comes next: a request that is quick has one transaction fewer.
-        bool lazy = writes && operation_is_lazy(operation);
-        if (lazy && store->writes.count == store->urgent) store->lazy_due = clock_seconds() + LAZY_SECONDS;
-        if (writes && !lazy) store->urgent++;
         operation_list_add(list, operation);
         pthread_cond_signal(writes ? &store->write_wake : &store->read_wake);
     }

@@ -68,8 +68,6 @@ struct operation {
     bool failed;
 };
 
-#define LAZY_SECONDS 0.02 // for so long what nobody waits for may lie
-
 struct operation_list {
     struct operation *first, **end;
     size_t count;
@@ -78,7 +76,6 @@ struct operation_list {
 void operation_list_init(struct operation_list *list);
 void operation_list_add(struct operation_list *list, struct operation *operation);
 void operation_free(struct operation *operation);
-bool operation_is_lazy(const struct operation *operation); // nobody waits for it
 
 // A connection that is opened anew when it has gone bad.
 struct line {
@@ -102,8 +99,6 @@ struct store {
     pthread_mutex_t lock; // guards the next block
     pthread_cond_t write_wake, read_wake, keep_wake;
     struct operation_list writes, reads;
-    size_t urgent;   // of writes, those that somebody waits for
-    double lazy_due; // when the others are to be written at the latest; monotonic seconds
     bool stopping, upkeep_due, log_too_long;
     struct store_state state;
 

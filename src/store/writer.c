@@ -268,17 +268,14 @@ void *store_writer(void *context) {
     struct store *store = context;
     pthread_mutex_lock(&store->lock);
     for (;;) {
-        double now = clock_seconds(), lazy = store->writes.first ? store->lazy_due - now : 1;
-        bool owed = store->owed.first && now >= store->owed_at;
-        bool due = store->urgent > 0 || lazy <= 0 || (store->stopping && store->writes.first);
-        if (!due && !owed && !store->upkeep_due && !store->log_too_long) {
+        bool owed = store->owed.first && clock_seconds() >= store->owed_at;
+        if (!store->writes.first && !owed && !store->upkeep_due && !store->log_too_long) {
             if (store->stopping) break;
-            struct timespec until = after(store->owed.first && lazy > 0.05 ? 0.05 : lazy);
+            struct timespec until = after(store->owed.first ? 0.05 : 1);
             pthread_cond_timedwait(&store->write_wake, &store->lock, &until);
             continue;
         }
         struct operation *first = take(&store->writes);
-        for (struct operation *one = first; one; one = one->next) store->urgent -= !operation_is_lazy(one);
         bool upkeep = store->upkeep_due, shorten = store->log_too_long;
         store->log_too_long = false;
         pthread_mutex_unlock(&store->lock);
