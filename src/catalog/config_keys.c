@@ -139,9 +139,9 @@ static const struct config_key KEYS[] = {
     {"store.idempotency_lifetime", CONFIG_SECONDS, AT(store.idempotency_seconds), "24h", 60, 365 * DAY, NULL,
      NULL, "how long an Idempotency-Key is remembered, and answers and their pictures are kept"},
     {"store.keep_payloads", CONFIG_BOOL, AT(store.keep_payloads), "false", 0, 0, NULL, NULL,
-     "keep prompts and answers in the records"},
+     "keep prompts, answers and pictures with the records"},
     {"store.payload_retention", CONFIG_SECONDS, AT(store.payload_seconds), "30d", 0, 36500 * DAY, NULL, NULL,
-     "how long kept prompts and answers stay; 0: as long as their records"},
+     "how long kept prompts, answers and pictures stay; 0: as long as their records"},
     {"store.busy_time", CONFIG_SECONDS, AT(store.busy_seconds), "5s", 0, 3600, NULL, NULL,
      "how long to wait for a database that another program has locked"},
 

@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,9 +16,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define MODEL_DEFAULT      "models/pictogram"
-#define SPOOLS_MOST        64
-#define KEPT_SPARE_SECONDS 60
+#define MODEL_DEFAULT "models/pictogram"
+#define SPOOLS_MOST   64
 
 static const char HELP[] =
     "limn serve - serve models as the OpenAI Images API\n"
@@ -332,9 +330,6 @@ static bool prepare(struct serve_options *options, struct error *error) {
     if (!server->media_folder) server->media_folder = options->media = path_join(options->state, "media");
     if (!server->media_folder) return error_set(error, ERROR_MEMORY, "no memory for a path");
     server->media_seconds = config->media.lifetime_seconds;
-    // The pictures of an answer are put before the answer is: they are not to be over before it is.
-    server->kept_seconds =
-        fmax(config->store.idempotency_seconds + KEPT_SPARE_SECONDS, server->media_seconds);
     server->media_quota = (uint64_t)config->media.quota_bytes;
     server->access_log = config->log.access;
     server->spool_folder = options->spool;

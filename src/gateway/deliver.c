@@ -28,12 +28,18 @@ static bool has_url(const struct work *work) {
 
 bool deliver_store(struct work *work, int index, struct error *error) {
     struct picture *picture = &work->pictures[index];
-    bool kept = deliver_is_kept(work);
-    if (*picture->media || (!kept && !has_url(work))) return true;
-    if (!media_put_file(work->gateway->media, picture->path, image_format_name(work->request->format), kept,
-                        picture->media, error)) {
+    struct error cause = {0};
+    bool needed = deliver_is_kept(work) || has_url(work);
+    if (*picture->media || (!needed && !keep_wanted(work))) return true;
+    if (!media_put_file(work->gateway->media, picture->path, image_format_name(work->request->format),
+                        keep_life(work, has_url(work)), picture->media, &cause)) {
         *picture->media = 0;
-        return false;
+        if (needed) {
+            *error = cause;
+            return false;
+        }
+        log_warning(work->gateway->log, "%s: a picture is not kept: %s", work->id, cause.message);
+        return true;
     }
     free(picture->path); // it was moved
     picture->path = NULL;
@@ -49,6 +55,12 @@ static bool add_base64(const struct picture *picture, const char *before, struct
 
 static bool add_url(const struct work *work, const struct picture *picture, struct buffer *out) {
     return buffer_printf(out, "\"url\":\"%s/media/%s\"", work->base_url, picture->media);
+}
+
+// In an answer that is kept for the history.
+static bool add_kept(const struct work *work, const struct picture *picture, struct answer *out) {
+    if (*picture->media) return add_url(work, picture, &out->text);
+    return buffer_add_string(&out->text, "\"url\":null");
 }
 
 // What a picture is answered as; of a stream it is base64 in any case, its URL besides where that was asked for.
@@ -161,7 +173,7 @@ static const struct picture *first_picture(const struct work *work) {
     return picture;
 }
 
-bool deliver_body(struct work *work, struct answer *answer, struct error *error) {
+static bool add_body(struct work *work, bool kept, struct answer *answer, struct error *error) {
     struct buffer *out = &answer->text;
     struct usage usage = work_usage(work);
     json_t *head = json_pack("{s:s, s:I}", "id", work->id, "created", (json_int_t)(work->created / 1000000));
@@ -172,7 +184,8 @@ bool deliver_body(struct work *work, struct answer *answer, struct error *error)
     for (int i = 0; good && i < work->request->count; i++) {
         const struct picture *picture = &work->pictures[i];
         if (!picture->there) continue;
-        good = buffer_add_string(out, comma ? ",{" : "{") && add_picture(work, picture, answer) &&
+        good = buffer_add_string(out, comma ? ",{" : "{") &&
+               (kept ? add_kept : add_picture)(work, picture, answer) &&
                buffer_printf(out, ",\"seed\":%llu}", (unsigned long long)picture->seed);
         comma = true;
     }
@@ -181,6 +194,14 @@ bool deliver_body(struct work *work, struct answer *answer, struct error *error)
                                       metadata_of(work, work->cost_micros))) &&
            buffer_add_string(out, "}");
     return good || no_memory(error);
+}
+
+bool deliver_body(struct work *work, struct answer *answer, struct error *error) {
+    return add_body(work, false, answer, error);
+}
+
+bool deliver_kept(struct work *work, struct answer *answer, struct error *error) {
+    return add_body(work, true, answer, error);
 }
 
 // ----------------------------------------------------------------------------------------------------------- events

@@ -9,11 +9,14 @@
 
 #include "gateway/inside.h"
 
-// Moves picture [index] into media where it is to have a URL, or belongs to an answer that is kept.
+// Moves picture [index] into media where it is to have a URL, or belongs to an answer that is kept, or pictures are kept for the
+// history.
 bool deliver_store(struct work *work, int index, struct error *error);
 
 // Appends the answer. Pictures that failed stand in metadata.errors.
 bool deliver_body(struct work *work, struct answer *out, struct error *error);
+// The same for the history, of a stream, too: pictures are named by the URLs of what is kept of them, null where that is nothing.
+bool deliver_kept(struct work *work, struct answer *out, struct error *error);
 
 // What a completed event says of its own picture alone.
 struct picture_bill {

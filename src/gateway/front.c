@@ -188,7 +188,7 @@ static void refuse_begun(struct work *work, const struct store_begun *begun) {
     case STORE_NO_KEY:
         api_error_set(error, API_AUTHENTICATION_FAILED, "", "%s", begun->message);
         break;
-    default:
+    default: // STORE_UNWRITTEN: nor can the refusal be
         log_error(work->gateway->log, "%s: not recorded: %s", work->id, begun->error.message);
         if (strstr(begun->error.message, strerror(ENOSPC)))
             api_error_set(error, API_STORAGE_FULL, "", "the server has no room left for its records");
@@ -197,7 +197,10 @@ static void refuse_begun(struct work *work, const struct store_begun *begun) {
                           "the server cannot write its records now; try again");
         break;
     }
-    work_conclude(work);
+    if (begun->outcome == STORE_UNWRITTEN)
+        work_conclude(work);
+    else
+        refuse(work);
 }
 
 // Whether another call may have run it already: what a run needs is then asked for when the store has said that it is new.
@@ -400,18 +403,12 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
     bool good = plan_make(&work->plan, gateway->catalog, gateway->config, call->principal, request, error) &&
                 check_fetch(gateway, request, error) && check_asynchronous(work, error) &&
                 work_allot(work, error);
-    if (!good) {
-        work->error = *error;
-        record_refusal(work);
-    }
     // A call whose request runs already, or has ended, needs no room.
     good = good && (work->dry_run || claims(work) || check_running(gateway, work->principal, error));
-    if (good && !claims(work) && !check_daily(work, error)) {
+    good = good && (claims(work) || check_daily(work, error));
+    if (!good) {
         work->error = *error;
         record_refusal(work);
-        good = false;
-    }
-    if (!good) {
         work_close(work);
         return false;
     }

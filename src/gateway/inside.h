@@ -98,6 +98,9 @@ struct work {
     struct api_error error; // API_OK: at least one picture
     int status;             // of a good answer; 0: 200
     char location[64];
+    // What is kept of the pictures that came in (keep.c).
+    struct store_media inputs[REFERENCES_MOST + 1];
+    int input_count;
     struct answer answer;    // a good one: the body, or the events of the stream
     struct buffer body;      // the same as it is sent; made when it is needed
     struct api_error unread; // why it cannot be made
@@ -174,6 +177,15 @@ void run_start(struct work *work);
 void run_listen(void *context, const struct queue_event *event);
 // Ends a work that was begun and has no job in work: it is settled and answered.
 void run_settle(struct work *work);
+
+// ----------------------------------------------------------------------------------------------------------- keep.c
+
+// Whether the owner wants what is in this request to be kept, and the caller has not asked for the contrary.
+bool keep_wanted(const struct work *work);
+// How long the media of its pictures live; [has_url]: they are answered as URLs.
+double keep_life(const struct work *work, bool has_url);
+// Moves the pictures that came in into media, once no job needs them any more.
+void keep_inputs(struct work *work);
 
 // Whether the card's model is the one that is served, under whatever id.
 bool gateway_serves(const struct gateway *gateway, const struct model_card *card);

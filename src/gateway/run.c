@@ -25,26 +25,31 @@ static enum store_status status_of(enum api_code code) {
     return api_code_info(code)->status < 500 ? STORE_REJECTED : STORE_FAILED;
 }
 
-// What is kept for whoever comes back; [body] has room for what is made anew. A failure that is worth a retry is not: the next call
-// with that key runs.
-static void keep_answer(const struct work *work, struct buffer *body, struct buffer *pictures,
+// What is kept for whoever comes back, or for the history; [made] and [body] have room for what is made anew. A failure that is
+// worth a retry is not: the next call with that key runs.
+static void keep_answer(struct work *work, struct answer *made, struct buffer *body, struct buffer *pictures,
                         struct store_settle *settle) {
     const struct buffer *answer = NULL;
+    struct error ignored = {0};
     bool failed = work->error.code != API_OK;
     bool again = api_code_info(work->error.code)->retryable || work->error.code == API_CANCELLED;
     if (failed && (work->asynchronous || (work->idempotency_key && !again)) &&
         api_error_body(&work->error, body))
         answer = body;
     if (!failed && deliver_is_kept(work) && answer_list(&work->answer, pictures)) answer = &work->answer.text;
+    bool history = !failed && !deliver_is_kept(work) && keep_wanted(work);
+    if (history && deliver_kept(work, made, &ignored)) answer = &made->text;
     if (!answer) return;
     settle->answer = answer->data;
     settle->answer_size = answer->length;
     settle->answer_pictures = pictures->data;
-    if (!failed && work->request->stream) settle->answer_type = "text/event-stream";
+    if (!failed && !history && work->request->stream) settle->answer_type = "text/event-stream";
 }
 
+#define KEPT_MOST (REQUEST_COUNT_MOST + REFERENCES_MOST + 1) // pictures of one request
+
 static void fill_settle(const struct work *work, struct store_settle *settle,
-                        const char *media[REQUEST_COUNT_MOST]) {
+                        struct store_media media[KEPT_MOST]) {
     const struct image_request *request = work->request;
     const struct catalog_choice *choice = &work->plan.choice;
     const struct size_result *size = &work->plan.size;
@@ -71,18 +76,21 @@ static void fill_settle(const struct work *work, struct store_settle *settle,
             (int64_t)request->references[i].header.width * request->references[i].header.height;
     for (int i = 0; i < request->count; i++) {
         const struct picture *picture = &work->pictures[i];
-        if (*picture->media) media[settle->media_count++] = picture->media;
+        if (*picture->media)
+            media[settle->media_count++] = (struct store_media){picture->media, STORE_MEDIA_OUTPUT, i};
         if (!picture->billed) continue;
         settle->width = picture->there ? picture->width : size->deliver_width; // of some, previews were shown
         settle->height = picture->there ? picture->height : size->deliver_height;
         settle->output_pixels += (int64_t)settle->width * settle->height;
     }
+    for (int i = 0; i < work->input_count; i++) media[settle->media_count++] = work->inputs[i];
 }
 
 void run_settle(struct work *work) {
     struct gateway *gateway = work->gateway;
     struct store_settle settle;
-    const char *media[REQUEST_COUNT_MOST];
+    struct store_media media[KEPT_MOST];
+    struct answer made = {0};
     struct buffer body = {0}, pictures = {0};
     struct error cause = {0};
     pthread_mutex_lock(&gateway->lock);
@@ -92,9 +100,11 @@ void run_settle(struct work *work) {
         work_conclude(work);
         return;
     }
+    keep_inputs(work);
     fill_settle(work, &settle, media);
-    keep_answer(work, &body, &pictures, &settle);
+    keep_answer(work, &made, &body, &pictures, &settle);
     bool good = store_settle(gateway->store, &settle, on_settled, work, &cause);
+    answer_free(&made);
     buffer_free(&body);
     buffer_free(&pictures);
     if (good) return;

@@ -17,11 +17,10 @@
 
 #define ID_BYTES  16 // 128 bits: not to be guessed
 #define COPY_MOST (1u << 30)
-#define KEPT      'k' // begins the names of the files of kept answers
 
 struct media {
     char *folder;
-    double lifetime, kept_lifetime;
+    double lifetime;
     uint64_t quota;       // 0: none
     pthread_mutex_t lock; // guards what follows
     uint64_t bytes;       // of the files that are there, and of those that are being put
@@ -39,7 +38,6 @@ static const struct {
 
 // The type of a name of ours, NULL for any other string.
 static const char *mime_of(const char *name) {
-    name += *name == KEPT;
     size_t digits = strspn(name, "0123456789abcdef");
     if (digits != 2 * ID_BYTES || name[digits] != '.') return NULL;
     for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++)
@@ -112,12 +110,8 @@ static int remove_files(struct media *media,
     return removed;
 }
 
-static double lifetime_of(const struct media *media, const char *name) {
-    return *name == KEPT ? media->kept_lifetime : media->lifetime;
-}
-
 static bool is_over(const struct media *media, const char *name, const struct stat *info, void *context) {
-    return age_of(info) >= lifetime_of(media, name);
+    return age_of(info) >= media->lifetime;
 }
 
 int media_expire(struct media *media) {
@@ -132,7 +126,7 @@ struct sweep {
 
 static bool is_orphan(const struct media *media, const char *name, const struct stat *info, void *context) {
     const struct sweep *sweep = context;
-    return age_of(info) >= sweep->grace && !sweep->keep(sweep->context, name);
+    return (sweep->grace <= 0 || age_of(info) >= sweep->grace) && !sweep->keep(sweep->context, name);
 }
 
 int media_sweep(struct media *media, double grace_seconds, media_keep *keep, void *context) {
@@ -198,7 +192,6 @@ struct media *media_open(const struct media_options *options, struct error *erro
         return NULL;
     }
     media->lifetime = options->lifetime_seconds;
-    media->kept_lifetime = options->kept_seconds > 0 ? options->kept_seconds : options->lifetime_seconds;
     media->quota = options->quota_bytes;
     pthread_mutex_init(&media->lock, NULL);
     pthread_condattr_t monotonic;
@@ -239,21 +232,30 @@ static bool copy_file(const char *from, const char *to, struct error *error) {
     return good;
 }
 
+// Sets the file's time so that it is over [seconds] from now.
+static bool set_life(const struct media *media, const char *path, double seconds, struct error *error) {
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {0}};
+    clock_gettime(CLOCK_REALTIME, &times[1]);
+    if (seconds > 0) times[1].tv_sec += (time_t)(seconds - media->lifetime);
+    return utimensat(AT_FDCWD, path, times, 0) == 0 ||
+           error_set(error, ERROR_IO, "%s: cannot be kept: %s", path, strerror(errno));
+}
+
 // Its life begins now, not when it was written: the time is set before the file can be seen under its name.
-static bool move_file(struct media *media, const char *path, const char *to, struct error *error) {
-    if (utimensat(AT_FDCWD, path, NULL, 0))
-        return error_set(error, ERROR_IO, "%s: cannot be kept: %s", path, strerror(errno));
+static bool move_file(struct media *media, const char *path, const char *to, double seconds,
+                      struct error *error) {
+    if (!set_life(media, path, seconds, error)) return false;
     if (rename(path, to) == 0) return true;
-    if (errno == EXDEV) return copy_file(path, to, error);
+    if (errno == EXDEV) return copy_file(path, to, error) && set_life(media, to, seconds, error);
     return error_set(error, ERROR_IO, "%s: cannot be moved to %s: %s", path, media->folder, strerror(errno));
 }
 
-bool media_put_file(struct media *media, const char *path, const char *extension, bool kept,
+bool media_put_file(struct media *media, const char *path, const char *extension, double seconds,
                     char name[MEDIA_NAME_MOST], struct error *error) {
     char id[2 * ID_BYTES + 1];
     struct stat info;
     media_random_hex(id, ID_BYTES);
-    snprintf(name, MEDIA_NAME_MOST, "%s%s.%s", kept ? (char[]){KEPT, 0} : "", id, extension);
+    snprintf(name, MEDIA_NAME_MOST, "%s.%s", id, extension);
     if (!mime_of(name))
         return error_set(error, ERROR_INTERNAL, "media of kind \"%s\" are not kept", extension);
     if (lstat(path, &info) || !S_ISREG(info.st_mode))
@@ -263,8 +265,8 @@ bool media_put_file(struct media *media, const char *path, const char *extension
         return error_set(error, ERROR_IO, "%s: %s: the media folder may hold %llu bytes", media->folder,
                          strerror(ENOSPC), (unsigned long long)media->quota);
     char *to = path_join(media->folder, name);
-    bool good =
-        (to || error_set(error, ERROR_MEMORY, "no memory for a path")) && move_file(media, path, to, error);
+    bool good = (to || error_set(error, ERROR_MEMORY, "no memory for a path")) &&
+                move_file(media, path, to, seconds, error);
     if (!good) count(media, -1, -(int64_t)size);
     free(to);
     return good;
@@ -282,15 +284,15 @@ bool media_get(struct media *media, const char *name, struct media_item *item, s
     free(path);
     if (item->file < 0) return not_there(error);
     if (fstat(item->file, &info) || !S_ISREG(info.st_mode) ||
-        (item->seconds_left = lifetime_of(media, name) - age_of(&info)) <= 0) {
+        (item->seconds_left = media->lifetime - age_of(&info)) <= 0) {
         close(item->file);
         item->file = -1;
         return not_there(error);
     }
     item->size = (uint64_t)info.st_size;
-    item->modified = info.st_mtim.tv_sec;
-    snprintf(item->etag, sizeof item->etag, "\"%.16s-%llx\"", name + (*name == KEPT),
-             (unsigned long long)info.st_size);
+    // One that lives longer than others has a time to come: then the one of its being put there.
+    item->modified = age_of(&info) < 0 ? info.st_ctim.tv_sec : info.st_mtim.tv_sec;
+    snprintf(item->etag, sizeof item->etag, "\"%.16s-%llx\"", name, (unsigned long long)info.st_size);
     return true;
 }
 

@@ -1,11 +1,9 @@
 // Bytes that are kept for a while under a name that cannot be guessed: pictures behind URLs. A folder is behind it, later S3.
 // Relies on base, libsodium. Safe to call from any thread; calls touch the local file system only and are short.
 //
-// There are two lives: pictures behind plain URLs have a short one; those that belong to an answer that is kept for whoever comes
-// back for it have the answer's. A name tells which: it begins with "k" where the life is the answer's.
-//
-// A file's time of last change says since when it is kept, so that the folder needs no index and survives a restart. The sum
-// of bytes is counted when the store is opened and kept from then on: the folder belongs to one process.
+// A file's time of last change says since when it is kept, so that the folder needs no index and survives a restart; that of a
+// file that lives longer than others lies by so much in the future. The sum of bytes is counted when the store is opened and
+// kept from then on: the folder belongs to one process.
 #ifndef LIMN_MEDIA_MEDIA_H
 #define LIMN_MEDIA_MEDIA_H
 
@@ -20,10 +18,10 @@
 struct media;
 
 struct media_options {
-    const char *folder;      // made when it is not there
-    double lifetime_seconds; // files are served for so long and removed by media_expire
-    double kept_seconds;     // the same for files of answers that are kept; 0: as the others
-    uint64_t quota_bytes;    // of all files together; 0: none
+    const char *folder; // made when it is not there
+    double
+        lifetime_seconds; // files of which nothing else was said are served for so long and removed by media_expire
+    uint64_t quota_bytes; // of all files together; 0: none
     // How often a thread removes what is over: going through a folder of a million files takes seconds. 0: there is none, and
     // media_expire is the owner's to call.
     double expire_each_seconds;
@@ -33,11 +31,10 @@ struct media *media_open(const struct media_options *options, struct error *erro
 void media_close(struct media *media); // NULL is fine; the files stay
 
 // Takes the file [path] over (renamed into the folder, or copied when that is on another file system; [path] is gone
-// afterwards). [extension] is "png", "jpeg", "webp", "gif" or "avif"; name is filled with "<32 hex digits>.<extension>", with a "k"
-// before it where the file is [kept] for an answer. When
-// the quota would be passed, what is over goes first; where that does not help, or the disk is full, an ERROR_IO whose
+// afterwards). [extension] is "png", "jpeg", "webp", "gif" or "avif"; name is filled with "<32 hex digits>.<extension>".
+// [seconds]: how long it lives; 0: lifetime_seconds. When the quota would be passed, what is over goes first; where that does not help, or the disk is full, an ERROR_IO whose
 // message holds strerror(ENOSPC), and [path] stays.
-bool media_put_file(struct media *media, const char *path, const char *extension, bool kept,
+bool media_put_file(struct media *media, const char *path, const char *extension, double seconds,
                     char name[MEDIA_NAME_MOST], struct error *error);
 
 struct media_item {
@@ -61,8 +58,8 @@ int media_expire(struct media *media);
 // Whether a file is still somebody's. Must not call into media.
 typedef bool media_keep(void *context, const char *name);
 
-// Removes the files that nobody claims ([keep] says false) and that were put more than [grace_seconds] ago, so that one whose
-// record is just being written stays. Returns how many files went.
+// Removes the files that nobody claims ([keep] says false) and that were put more than [grace_seconds] ago (0: all of them), so
+// that one whose record is just being written stays. Returns how many files went.
 int media_sweep(struct media *media, double grace_seconds, media_keep *keep, void *context);
 
 struct media_state {
@@ -71,7 +68,7 @@ struct media_state {
 };
 void media_state(struct media *media, struct media_state *state);
 
-// Whether [name] is one that media could have given: an optional "k", 32 hex digits, a dot, a known extension.
+// Whether [name] is one that media could have given: 32 hex digits, a dot, a known extension.
 bool media_name_is_valid(const char *name);
 
 // Fills [text] with [bytes] random bytes as hex digits and a 0 byte: 2 * bytes + 1.

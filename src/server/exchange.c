@@ -215,14 +215,38 @@ static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     if (announced > exchange->limit + DROP_MOST) too_large(exchange);
     bool waits = announced > 0 && expect && !strcasecmp(expect, "100-continue");
     if (exchange->error.code != API_OK && (waits || announced > exchange->limit + DROP_MOST)) {
+        exchange_record_refusal(exchange);
         exchange_drop_upload(exchange);
         return respond_error(exchange, &exchange->error);
     }
     return MHD_YES;
 }
 
+void exchange_record_refusal(struct exchange *exchange) {
+    struct server *server = exchange->server;
+    const struct principal *principal = &exchange->principal;
+    const struct route *route = exchange->route;
+    const struct api_code_info *info = api_code_info(exchange->error.code);
+    bool dry_run, known = principal->keyless || *principal->key.id;
+    if (!server->store || !route || route->upload == UPLOAD_NONE || !known) return;
+    if (strcmp(exchange->method, "POST")) return;
+    if (exchange_flag(exchange, "dryRun", &dry_run) && dry_run) return;
+    struct store_begin begin = {.id = exchange->id,
+                                .project = principal->project,
+                                .key_id = principal->keyless ? NULL : principal->key.id,
+                                .mode = mode_name(route->mode),
+                                .endpoint = exchange->path,
+                                .trace_id = *exchange->trace_id ? exchange->trace_id : NULL,
+                                .request_bytes = (int64_t)exchange->received};
+    struct error ignored = {0};
+    if (!store_reject(server->store, &begin, info->status, info->name, exchange->error.message, NULL, NULL,
+                      &ignored))
+        log_debug(server->log, "%s: not recorded: %s", exchange->id, ignored.message);
+}
+
 static enum MHD_Result serve(struct exchange *exchange) {
     if (exchange->error.code != API_OK) {
+        exchange_record_refusal(exchange);
         exchange_drop_upload(exchange);
         return respond_error(exchange, &exchange->error);
     }

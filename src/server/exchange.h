@@ -52,6 +52,7 @@ struct exchange {
     char forwarded_host[200];   // by a trusted proxy, checked; else ""
     char trace_id[33];          // of the traceparent header; else ""
     struct principal principal; // who asks, once admitted
+    bool project_named;         // by the OpenAI-Project header
     struct api_error error;     // the first thing that was wrong; the body is then read and dropped
     uint64_t received, limit;   // bytes of the body
     uint64_t buffered;          // bytes of the body that count as held in memory
@@ -183,6 +184,8 @@ void stream_beat(struct exchange *exchange, double now, double heartbeat);
 // ---- exchange.c
 // Removes what has arrived of a body that is not wanted any more.
 void exchange_drop_upload(struct exchange *exchange);
+// Records that the caller, who is known, was refused to make pictures, where that did not come as far as the gateway.
+void exchange_record_refusal(struct exchange *exchange);
 // A parameter of the query string that says yes or no; false with the error set when it says something else.
 bool exchange_flag(struct exchange *exchange, const char *name, bool *value);
 

@@ -58,6 +58,8 @@ static bool write_store(struct server *server, struct buffer *out) {
                (double)state.operations) &&
            add(out, "limn_store_failed_total", "counter", "Operations that the database refused.",
                (double)state.failed) &&
+           add(out, "limn_refusals_unrecorded_total", "counter",
+               "Refused requests that were too many to be recorded.", (double)state.unrecorded) &&
            add(out, "limn_requests_interrupted", "gauge", "Requests that the last stop had interrupted.",
                (double)state.recovered);
 }

@@ -39,6 +39,9 @@ struct parameter_of {
         "ending_before", "query", "{\"type\":\"string\",\"pattern\":\"" ID "\"}",                            \
             "what comes before this id; not together with starting_after"                                    \
     }
+#define PROJECT_NAME "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._-]{0,63}$\"}"
+#define IN_PROJECT                                                                                           \
+    { "OpenAI-Project", "header", PROJECT_NAME, "of this project alone; one that the key may use" }
 #define NONE                                                                                                 \
     { NULL, NULL, NULL, NULL }
 
@@ -48,13 +51,15 @@ static const struct parameter_of CALL_PARAMETERS[] = {
     {"Idempotency-Key", "header",
      "{\"type\":\"string\",\"minLength\":1,\"maxLength\":256,\"pattern\":\"^[!-~]{1,256}$\"}",
      "the same call again gets the same answer, is not run and not paid again"},
-    {"OpenAI-Project", "header", "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._-]{0,63}$\"}",
-     "the project of the call"},
+    {"OpenAI-Project", "header", PROJECT_NAME, "the project of the call"},
     NONE};
 static const struct parameter_of MODEL_PARAMETERS[] = {
     {"schema", "query", FLAG, "the schema of the model's parameters instead of the model"}, NONE};
+static const struct parameter_of RECORD_PARAMETERS[] = {IN_PROJECT, NONE};
 static const struct parameter_of REQUESTS_PARAMETERS[] = {
     PAGE,
+    IN_PROJECT,
+    {"project", "query", PROJECT_NAME, "of this project alone"},
     {"created_after", "query", "{\"type\":\"string\",\"pattern\":\"TIME\"}", "a time, a day or unix seconds"},
     {"created_before", "query", "{\"type\":\"string\",\"pattern\":\"TIME\"}",
      "a time, a day or unix seconds"},
@@ -70,9 +75,13 @@ static const struct parameter_of REQUESTS_PARAMETERS[] = {
     NONE};
 static const struct parameter_of KEYS_PARAMETERS[] = {
     PAGE,
+    {"project", "query", PROJECT_NAME, "of this project alone"},
     {"status", "query", "{\"type\":\"string\",\"enum\":[\"active\",\"revoked\"]}", "with this status alone"},
     NONE};
 static const struct parameter_of STATS_PARAMETERS[] = {
+    IN_PROJECT,
+    {"project", "query", PROJECT_NAME,
+     "of this project alone; without it an admin key gets all, another its own project"},
     {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,159}$\"}", "of this model alone"},
     {"provider", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "of this provider alone"},
     {"mode", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "in this mode alone"},
@@ -94,14 +103,15 @@ static const struct operation {
      MODEL_PARAMETERS},
     {"/requests", NULL, "listRequests", "Requests, newest first", "RequestList", NULL, REQUESTS_PARAMETERS},
     {"/requests/", NULL, "getRequest", "One request, with its answer where that is kept", "Request", NULL,
-     NULL},
-    {"/requests/", "/cancel", "cancelRequest", "Stop a request that is in work", "Cancellation", NULL, NULL},
+     RECORD_PARAMETERS},
+    {"/requests/", "/cancel", "cancelRequest", "Stop a request that is in work", "Cancellation", NULL,
+     RECORD_PARAMETERS},
     {"/requests/", "/payloads", "purgeRequest", "Remove what is kept of a request's contents", "Purge", NULL,
-     NULL},
+     RECORD_PARAMETERS},
     {"/keys", NULL, "listKeys", "API keys, newest first (needs an admin key)", "KeyList", NULL,
      KEYS_PARAMETERS},
     {"/stats", NULL, "getStatistics", "Figures of the last 30 days", "Statistics", NULL, STATS_PARAMETERS},
-    {"/balance", NULL, "getBalance", "What the key may still spend", "Balance", NULL, NULL},
+    {"/balance", NULL, "getBalance", "What the key may still spend", "Balance", NULL, RECORD_PARAMETERS},
     {"/media/", NULL, "getMedia", "A picture behind a URL", NULL, "image/*", NULL},
     {"/healthz", NULL, "getHealth", "Whether the server lives", "Health", NULL, NULL},
     {"/readyz", NULL, "getReadiness", "Whether the server can serve", "Health", NULL, NULL},

@@ -227,7 +227,6 @@ static bool open_parts(struct server *server, const struct server_options *optio
     struct media_options media = {.folder = options->media_folder,
                                   .lifetime_seconds =
                                       options->media_seconds > 0 ? options->media_seconds : MEDIA_SECONDS,
-                                  .kept_seconds = options->kept_seconds,
                                   .quota_bytes = options->media_quota,
                                   .expire_each_seconds = EXPIRY_EACH_SECONDS};
     server->media = media_open(&media, error);

@@ -56,7 +56,6 @@ struct server_options {
     const char *spool_folder, *media_folder;
     uint64_t media_quota;           // bytes of all pictures together; 0: none
     double media_seconds;           // how long a picture's URL lasts; 0: an hour
-    double kept_seconds;            // the same for those of kept answers; 0: likewise
     struct store *store;            // taken over, also by a failing server_open; NULL: no records, no keys
     const struct catalog *catalog;  // borrowed; NULL: the gateway's one model
     struct gateway_options gateway; // media and queue.spool_folder are filled in here

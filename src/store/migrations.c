@@ -90,4 +90,8 @@ static const char PRIORITIES[] = "ALTER TABLE keys ADD COLUMN priority INTEGER N
 // 5: kept answers leave out their pictures, which lie in media: where each belongs, "<offset> <name>" a line.
 static const char PICTURES[] = "ALTER TABLE answers ADD COLUMN pictures TEXT NOT NULL DEFAULT '';";
 
-const char *const MIGRATIONS[] = {RECORDS, BUDGETS, ANSWERS, PRIORITIES, PICTURES};
+// 6: pictures that came in are kept, too: kind is 0 for a delivered one, 1 a reference, 2 a mask.
+static const char MEDIA_KINDS[] = "ALTER TABLE media ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;"
+                                  "ALTER TABLE media ADD COLUMN number INTEGER NOT NULL DEFAULT 0;";
+
+const char *const MIGRATIONS[] = {RECORDS, BUDGETS, ANSWERS, PRIORITIES, PICTURES, MEDIA_KINDS};

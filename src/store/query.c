@@ -146,6 +146,7 @@ bool query_requests_set(struct query_requests *query, const char *name, const ch
         return set_characters(query->user, sizeof query->user, sizeof query->user / 4 - 1, false, name, value,
                               error);
     if (!strcmp(name, "status")) return set_status(&query->status, value, error);
+    if (!strcmp(name, "project")) return set_text(query->project, sizeof query->project, name, value, error);
     if (!strcmp(name, "summary")) {
         query->summary = !strcmp(value, "true");
         return query->summary || !strcmp(value, "false") ||
@@ -172,6 +173,7 @@ bool query_stats_set(struct query_stats *query, const char *name, const char *va
     if (!strcmp(name, "model")) return set_text(query->model, sizeof query->model, name, value, error);
     if (!strcmp(name, "provider"))
         return set_text(query->provider, sizeof query->provider, name, value, error);
+    if (!strcmp(name, "project")) return set_text(query->project, sizeof query->project, name, value, error);
     if (!strcmp(name, "mode")) return set_text(query->mode, sizeof query->mode, name, value, error);
     return true;
 }

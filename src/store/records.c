@@ -224,8 +224,8 @@ bool record_reject(struct database *database, const struct record_rules *rules,
         database_run(database, error,
                      "UPDATE requests SET status = ?2, http_status = ?3, error_code = ?4, error_message "
                      "= ?5, ended_at = ?6, reserved_micros = 0, reserved_images = 0 WHERE id = ?1",
-                     "siissi", begin->id, (int64_t)STORE_REJECTED, (int64_t)http_status, error_code,
-                     cut(&arena, error_message, MESSAGE_MOST), now);
+                     "siissi", begin->id, (int64_t)(http_status < 500 ? STORE_REJECTED : STORE_FAILED),
+                     (int64_t)http_status, error_code, cut(&arena, error_message, MESSAGE_MOST), now);
     arena_free(&arena);
     return good;
 }
@@ -338,7 +338,7 @@ static bool settle_answer(struct database *database, const struct record_rules *
     int64_t until = now + rules->answer_micros;
     if (row->keep & KEEP_PAYLOAD) {
         int64_t payload = rules->payload_micros ? now + rules->payload_micros : INT64_MAX;
-        if (payload > until) until = payload;
+        if (payload > until || row->keep == KEEP_PAYLOAD) until = payload;
     }
     if (settle->answer && row->keep &&
         !database_run(database, error, "INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -368,8 +368,11 @@ bool record_settle(struct database *database, const struct record_rules *rules,
                                      row.reserved_images, settle->cost_micros, settle->images, error))
         return false;
     for (int i = 0; i < settle->media_count; i++)
-        if (!database_run(database, error, "INSERT OR REPLACE INTO media VALUES (?1, ?2)", "si",
-                          settle->media[i], row.seq))
+        if (!database_run(
+                database, error,
+                "INSERT OR REPLACE INTO media (name, request, kind, number) VALUES (?1, ?2, ?3, ?4)", "siii",
+                settle->media[i].name, row.seq, (int64_t)settle->media[i].kind,
+                (int64_t)settle->media[i].number))
             return false;
     return *changed = true;
 }

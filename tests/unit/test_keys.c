@@ -301,14 +301,14 @@ static void test_budget(void **state) {
 
     struct waiter waiter = waiter_make();
     struct error error = {0};
-    assert_ok(store_get_balance(store, key.id, on_json, &waiter, &error), error);
+    assert_ok(store_get_balance(store, key.id, NULL, on_json, &waiter, &error), error);
     waiter_wait(&waiter);
     assert_string_equal(text_of(waiter.json, "billing_type"), "prepaid");
     assert_true(json_real_value(json_object_get(json_object_get(waiter.json, "available"), "amount")) == 0);
     assert_int_equal(json_array_size(json_object_get(waiter.json, "budgets")), 2);
     json_decref(waiter.json);
     waiter = waiter_make();
-    assert_ok(store_get_balance(store, NULL, on_json, &waiter, &error), error);
+    assert_ok(store_get_balance(store, NULL, NULL, on_json, &waiter, &error), error);
     waiter_wait(&waiter);
     assert_string_equal(text_of(waiter.json, "billing_type"), "postpaid");
     assert_true(json_is_null(json_object_get(json_object_get(waiter.json, "available"), "amount")));

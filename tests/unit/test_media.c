@@ -18,8 +18,7 @@ struct bench {
 
 static void open_media(struct bench *bench, uint64_t quota) {
     struct error error = {0};
-    struct media_options options = {
-        .folder = bench->folder, .lifetime_seconds = 100, .kept_seconds = 1000, .quota_bytes = quota};
+    struct media_options options = {.folder = bench->folder, .lifetime_seconds = 100, .quota_bytes = quota};
     bench->media = media_open(&options, &error);
     assert_ok(bench->media, error);
 }
@@ -54,7 +53,7 @@ static bool put(struct bench *bench, size_t size, const char *extension, char na
     assert_non_null(bytes);
     memset(bytes, 'x', size);
     bool good = file_write(bench->source, bytes, size, error) &&
-                media_put_file(bench->media, bench->source, extension, false, name, error);
+                media_put_file(bench->media, bench->source, extension, 0, name, error);
     free(bytes);
     return good;
 }
@@ -105,29 +104,6 @@ static void test_kinds(void **state) {
         assert_false(media_remove(bench->media, name, &error));
         assert_int_equal(error.kind, ERROR_NOT_FOUND);
     }
-}
-
-// The pictures of a kept answer live longer than the others.
-static void test_kept(void **state) {
-    struct bench *bench = *state;
-    char name[MEDIA_NAME_MOST], plain[MEDIA_NAME_MOST];
-    struct media_item item;
-    struct error error = {0};
-    must_put(bench, 5, "png", plain);
-    assert_true(file_write(bench->source, "kept", 4, &error));
-    assert_ok(media_put_file(bench->media, bench->source, "png", true, name, &error), error);
-    assert_int_equal(*name, 'k');
-    assert_int_equal(strspn(name + 1, "0123456789abcdef"), 32);
-    assert_true(media_name_is_valid(name) && !media_name_is_valid(name + 2));
-    set_age(bench, name, 500);
-    set_age(bench, plain, 500);
-    assert_int_equal(media_expire(bench->media), 1);
-    assert_ok(media_get(bench->media, name, &item, &error), error);
-    assert_true(item.seconds_left > 400 && item.seconds_left <= 500);
-    close(item.file);
-    set_age(bench, name, 1001);
-    assert_false(media_get(bench->media, name, &item, &error));
-    assert_int_equal(media_expire(bench->media), 1);
 }
 
 // A folder that looks after itself removes what is over without being asked.
@@ -272,6 +248,30 @@ static void test_sweep(void **state) {
     set_age(bench, fresh, 101);
 }
 
+static bool keep_none(void *context, const char *name) {
+    return false;
+}
+
+// A file may be kept for longer than others, or for less: over a restart, too, and orphans of either kind go.
+static void test_own_lifetimes(void **state) {
+    struct bench *bench = *state;
+    struct error error = {0};
+    struct media_item item;
+    char shorter[MEDIA_NAME_MOST], longer[MEDIA_NAME_MOST];
+    assert_ok(file_write(bench->source, "x", 1, &error), error);
+    assert_ok(media_put_file(bench->media, bench->source, "png", 5, shorter, &error), error);
+    assert_ok(file_write(bench->source, "x", 1, &error), error);
+    assert_ok(media_put_file(bench->media, bench->source, "png", 3155760000.0, longer, &error), error);
+    assert_ok(media_get(bench->media, shorter, &item, &error), error);
+    assert_true(item.seconds_left > 3 && item.seconds_left <= 5);
+    close(item.file);
+    assert_ok(media_get(bench->media, longer, &item, &error), error);
+    assert_true(item.seconds_left > 3155750000.0 && item.modified <= time(NULL) + 1);
+    close(item.file);
+    assert_int_equal(media_expire(bench->media), 0);
+    assert_int_equal(media_sweep(bench->media, 0, keep_none, NULL), 2);
+}
+
 // Many threads put and remove at once: the sum stays right.
 static void *churn(void *context) { // NULL, or the thread failed
     struct bench *bench = context;
@@ -280,7 +280,7 @@ static void *churn(void *context) { // NULL, or the thread failed
     for (int i = 0; i < 50; i++) {
         struct error error = {0};
         if (!file_write(source, "0123456789", 10, &error) ||
-            !media_put_file(bench->media, source, "webp", false, name, &error) ||
+            !media_put_file(bench->media, source, "webp", 0, name, &error) ||
             !media_remove(bench->media, name, &error))
             return context;
     }
@@ -307,13 +307,13 @@ static void test_bad_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_kinds, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_kept, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_thread, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_other_names, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_links, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_expiry, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_quota, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_sweep, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_own_lifetimes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_threads, set_up, tear_down),
         cmocka_unit_test(test_bad_folder),
     };
