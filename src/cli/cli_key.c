@@ -2,8 +2,9 @@
 // catalog (limn.yaml), store.
 #include "base/clock.h"
 #include "base/file.h"
-#include "catalog/config.h"
+#include "catalog/catalog.h"
 #include "cli/commands.h"
+#include "cli/key_models.h"
 #include "cli/options.h"
 #include "cli/state.h"
 #include "store/key_table.h"
@@ -32,7 +33,9 @@ static const char HELP[] =
     "  --project NAME           project of its requests (default: default); given again: others that it may "
     "name,\n"
     "                           * for all\n"
-    "  --models LIST            models that it may use, separated by commas, with * and ? (default: all)\n"
+    "  --models LIST            models that it may use, separated by commas, with * and ? (default: all); "
+    "aliases of\n"
+    "                           limn.yaml become what they mean now\n"
     "  --priority LEVEL         low, normal or high: whose requests go first when several wait (default: "
     "normal)\n"
     "  --budget-day USD         dollars a day (UTC), a month, in all; a request that may cost more than is "
@@ -230,8 +233,24 @@ static bool print_json(json_t *value, struct error *error) {
     return true;
 }
 
+// A key is held against the ids of models: what its maker calls them is found out now.
+static bool resolve_models(struct key_command *command, struct error *error) {
+    char given[KEY_MODELS_MOST];
+    struct config config = {0};
+    memcpy(given, command->key.models, sizeof given);
+    struct catalog *catalog =
+        config_load(&config, command->config, error) ? catalog_open(&config, error) : NULL;
+    bool good = catalog && key_models_resolve(catalog, &config, command->key.models, error);
+    catalog_close(catalog);
+    config_free(&config);
+    if (good && strcmp(given, command->key.models))
+        fprintf(stderr, "--models %s: the key may use %s\n", given, command->key.models);
+    return good;
+}
+
 static bool create(struct database *database, struct key_command *command, struct error *error) {
     char text[KEY_TEXT_MOST];
+    if (*command->key.models && !resolve_models(command, error)) return false;
     if (!key_create(database, &command->key, clock_unix_micros(), text, error)) return false;
     if (command->json)
         return print_json(json_pack("{s:s, s:o, s:s}", "id", command->key.id, "name",

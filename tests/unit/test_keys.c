@@ -478,7 +478,10 @@ static void test_command(void **state) {
                {"create a --expires 2001-01-01", 2},
                {"create a --frob", 2},
                {"create a --priority urgent", 2},
-               {"create a --models x,,y", 1},
+               {"create a --models pictogram,,flux.2-dev", 1},
+               {"create a --models nothing-of-this-name", 1},
+               {"create a --models nothing*", 1},
+               {"create a --models pictogram,", 1},
                {"list --admin", 2},
                {"revoke nobody", 1},
                {"--help", 0}};
