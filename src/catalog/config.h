@@ -73,6 +73,7 @@ struct config {
         int connections, connections_per_address;
         double header_seconds, body_seconds, idle_seconds;
         int64_t buffered_bytes; // all bodies in memory together
+        int64_t spool_bytes;    // all pictures of requests that wait or run; 0: no limit
     } limits;
     struct {
         bool required; // also on loopback, also before the first key is made

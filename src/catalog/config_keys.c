@@ -109,12 +109,17 @@ static const struct config_key KEYS[] = {
      "most pixels of a picture that comes in, by its header"},
     {"limits.buffered_bytes", CONFIG_BYTES, AT(limits.buffered_bytes), "512MiB", 1048576, 1e12, NULL, NULL,
      "most bytes of bodies that are held in memory together; beyond them requests are answered with 429"},
+    {"limits.spool_bytes", CONFIG_BYTES, AT(limits.spool_bytes), "4GiB", 0, 1e15, NULL, NULL,
+     "most bytes of pictures that came in, of all requests that wait or run; beyond them requests are "
+     "answered with 507; 0: no "
+     "limit"},
     {"limits.connections", CONFIG_INTEGER, AT(limits.connections), "16000", 1, 1000000, NULL, NULL,
      "most open connections"},
     {"limits.connections_per_address", CONFIG_INTEGER, AT(limits.connections_per_address), "0", 0, 1000000,
      NULL, NULL, "most open connections of one address; 0: no limit"},
     {"limits.header_time", CONFIG_SECONDS, AT(limits.header_seconds), "15s", 1, DAY, NULL, NULL,
-     "how long a client may take to send a request's header"},
+     "how long a client may take to send a request's header, from its first byte (of a fresh connection: "
+     "from the connection)"},
     {"limits.body_time", CONFIG_SECONDS, AT(limits.body_seconds), "10m", 1, DAY, NULL, NULL,
      "how long a client may take to send a body"},
     {"limits.idle_time", CONFIG_SECONDS, AT(limits.idle_seconds), "75s", 1, DAY, NULL, NULL,

@@ -270,6 +270,7 @@ static void take_limits(struct server_limits *limits, const struct config *confi
     limits->file_bytes = (uint64_t)config->limits.image_bytes;
     limits->body_bytes = (uint64_t)config->limits.body_bytes;
     limits->buffered_bytes = (uint64_t)config->limits.buffered_bytes;
+    limits->spool_bytes = (uint64_t)config->limits.spool_bytes;
     limits->pixels = (double)config->limits.image_pixels;
     limits->stop_seconds = config->server.drain_seconds;
 }
@@ -413,6 +414,10 @@ static bool serve(struct serve_options *options, struct error *error) {
         return false;
     }
     struct server *server = server_open(&options->server, error);
+    if (!server && error->kind == ERROR_CANCELLED) {
+        log_info(&options->log, "%s", error->message);
+        return true;
+    }
     if (!server) return false;
     greet(server, options->catalog);
     bool good = server_run(server, error);

@@ -327,7 +327,8 @@ static void on_fetched(void *context, const char *path, const struct error *why)
     } else if (!file_map(path, &map, &cause)) {
         api_error_from(&work->error, &cause);
     } else {
-        image_request_fill(request, picture, map.data, map.size, &work->error);
+        if (image_request_take_room(request, map.size, &work->error))
+            image_request_fill(request, picture, map.data, map.size, &work->error);
         file_unmap(&map);
     }
     if (work->error.code != API_OK)

@@ -105,7 +105,8 @@ static void open_upload(struct exchange *exchange) {
                                      .spool_folder = server->spool_folder,
                                      .content_type = exchange_header(exchange, "Content-Type"),
                                      .file_bytes = server->limits.file_bytes,
-                                     .pixels = server->limits.pixels};
+                                     .pixels = server->limits.pixels,
+                                     .room = &server->spool};
     exchange->upload = upload_open(&options, &exchange->error);
     if (!exchange->upload) return;
     exchange->in_memory = !upload_is_form(exchange->upload);
@@ -193,6 +194,13 @@ static bool may_need_place(struct exchange *exchange) {
     return !exchange_header(exchange, "Idempotency-Key") && exchange_flag(exchange, "dryRun", &dry) && !dry;
 }
 
+// A form whose pictures would not fit is told so before they are sent, where the sender waits for that.
+static void expect_room(struct exchange *exchange, uint64_t announced) {
+    struct image_request probe = {.room = &exchange->server->spool};
+    image_request_take_room(&probe, announced, &exchange->error);
+    image_request_free(&probe);
+}
+
 // The first call: everything that the headers tell. Only a body that is far too large, or whose sender waits to be told, is
 // answered before it is read.
 static enum MHD_Result begin(struct exchange *exchange, const char *url) {
@@ -212,6 +220,7 @@ static enum MHD_Result begin(struct exchange *exchange, const char *url) {
                *expect = exchange_header(exchange, "Expect");
     uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
     if (announced > exchange->limit && exchange->upload) too_large(exchange);
+    if (exchange->upload && upload_is_form(exchange->upload)) expect_room(exchange, announced);
     if (announced > exchange->limit + DROP_MOST) too_large(exchange);
     bool waits = announced > 0 && expect && !strcasecmp(expect, "100-continue");
     if (exchange->error.code != API_OK && (waits || announced > exchange->limit + DROP_MOST)) {
@@ -272,7 +281,7 @@ static struct exchange *open_exchange(struct server *server, struct MHD_Connecti
     exchange->watched = -1;
     exchange->started = clock_seconds();
     link_delist(server, link);
-    link->used = true;
+    link_unwatch(server, link);
     exchange_enlist(exchange);
     exchange_watch(exchange);
     return exchange;
@@ -327,7 +336,9 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     *request = NULL;
     exchange_unwatch(exchange);
     exchange_delist(exchange);
+    exchange->link->idle = true;
     link_enlist(server, exchange->link); // until the next request's head is there
+    link_watch(server, exchange->link);
     wake_at_end(exchange->link);
     for (char *c = exchange->path; *c; c++)
         if ((unsigned char)*c < 0x21 || (unsigned char)*c > 0x7e) *c = '?';
@@ -362,6 +373,7 @@ void connection_changed(void *context, struct MHD_Connection *connection, void *
         server->connections++;
     } else if (link) {
         link_delist(server, link);
+        link_unwatch(server, link);
         server->connections--;
         *kept = NULL;
         free(link);

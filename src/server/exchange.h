@@ -27,8 +27,10 @@ struct stream;
 // One connection, which may carry many exchanges, one after the other.
 struct link {
     struct link *previous, *next; // of the list of those without a whole request head, oldest first
-    bool listed, used;            // used: it has carried a request
-    double since;                 // when it was put there
+    bool listed;
+    bool idle;    // it has carried a request, and nothing of the next has come
+    bool watched; // for the first byte of the next request
+    double since; // when it was put there, or the first byte came
     int socket;
 };
 
@@ -131,6 +133,7 @@ struct server {
     bool access_log;
     int keyless_per_minute;
     uint64_t buffered;             // bytes of bodies that are held in memory
+    struct spool_room spool;       // of pictures that came in
     struct exchange *first, *last; // oldest first
     struct exchange **table;       // by id
     struct link *first_link, *last_link;
@@ -163,6 +166,9 @@ struct exchange *exchange_find(struct server *server, const char *id);
 void exchange_enlist(struct exchange *exchange); // in the list and the table
 void exchange_delist(struct exchange *exchange);
 void link_enlist(struct server *server, struct link *link); // at the end, from now on
+// Asks to be told when the next request of an idle connection begins.
+void link_watch(struct server *server, struct link *link);
+void link_unwatch(struct server *server, struct link *link);
 void link_delist(struct server *server, struct link *link);
 
 struct mailbox *mailbox_open(void);

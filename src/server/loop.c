@@ -182,6 +182,24 @@ enum MHD_Result exchange_suspend(struct exchange *exchange) {
     return MHD_YES;
 }
 
+// Links and exchanges are told apart by the lowest bit of what epoll gives back.
+void link_watch(struct server *server, struct link *link) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.ptr = (char *)link + 1}};
+    link->watched = epoll_ctl(server->epoll, EPOLL_CTL_ADD, link->socket, &event) == 0;
+}
+
+void link_unwatch(struct server *server, struct link *link) {
+    if (link->watched) epoll_ctl(server->epoll, EPOLL_CTL_DEL, link->socket, NULL);
+    link->watched = false;
+}
+
+// The next request of an idle connection begins: its head has as long as a first one's.
+static void head_begins(struct server *server, struct link *link) {
+    if (!link->listed) return;
+    link->idle = false;
+    link_enlist(server, link);
+}
+
 // A client has closed its end. One that waited loses its job; the connection goes when the answer comes. One that was still
 // sending: libmicrohttpd's edge-triggered set misses an end that comes together with the last bytes, so it is woken once more.
 static void client_left(struct server *server, struct exchange *exchange) {
@@ -217,7 +235,7 @@ static void cut_body(struct exchange *exchange) {
 
 static void each_second(struct server *server, double now) {
     for (struct link *link = server->first_link; link; link = link->next) {
-        double most = link->used ? server->limits.idle_seconds : server->limits.header_seconds;
+        double most = link->idle ? server->limits.idle_seconds : server->limits.header_seconds;
         if (now - link->since < most) continue;
         shutdown(link->socket, SHUT_RDWR);
         server->counts.timeouts++;
@@ -255,6 +273,8 @@ static bool turn(struct server *server, int wait_most) {
             stop = true;
         else if (who == &server->mailbox_fd)
             mail = true;
+        else if ((uintptr_t)who & 1)
+            head_begins(server, (struct link *)((char *)who - 1));
         else if (who != &server->epoll) // not libmicrohttpd's own set
             client_left(server, who);
     }

@@ -87,6 +87,9 @@ bool metrics_write(struct server *server, struct buffer *out) {
                (double)server->counts.bytes_out) &&
            add(out, "limn_http_buffered_bytes", "gauge", "Bytes of bodies that are held in memory.",
                (double)server->buffered) &&
+           add(out, "limn_spool_bytes", "gauge",
+               "Bytes of pictures that came in, of requests that wait or run.",
+               (double)atomic_load(&server->spool.used)) &&
            add(out, "limn_worker_ready", "gauge", "Whether a worker has opened the model.", queue.ready) &&
            add(out, "limn_jobs_running", "gauge", "Jobs that workers run.", queue.running) &&
            add(out, "limn_jobs_waiting", "gauge", "Jobs that wait for a worker.", queue.waiting) &&

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@ void server_limits_default(struct server_limits *limits) {
                                      .file_bytes = 50u << 20,
                                      .body_bytes = 256u << 20,
                                      .buffered_bytes = 512u << 20,
+                                     .spool_bytes = 4ull << 30,
                                      .pixels = 67108864,
                                      .heartbeat_seconds = 10,
                                      .stop_seconds = 60};
@@ -187,6 +189,7 @@ static bool no_memory(struct error *error) {
 static bool copy_options(struct server *server, const struct server_options *options, struct error *error) {
     server->log = options->log;
     server->limits = options->limits;
+    server->spool.most = options->limits.spool_bytes;
     server->no_auth = options->no_auth;
     server->auth_required = options->auth_required;
     server->metrics_open = options->metrics_open;
@@ -220,6 +223,12 @@ static bool read_certificate(struct server *server, const struct server_options 
            file_read(options->key, PEM_MOST, &server->certificate_key, &size, error);
 }
 
+static bool is_stopped(void *context) {
+    const struct server_options *options = context;
+    struct pollfd wanted = {.fd = options->stop_fd, .events = POLLIN};
+    return options->stop_fd >= 0 && poll(&wanted, 1, 0) > 0;
+}
+
 static bool open_parts(struct server *server, const struct server_options *options, struct error *error) {
     if (!copy_options(server, options, error) || !read_certificate(server, options, error)) return false;
     server->addresses = rate_open(RATED_MOST, error);
@@ -235,6 +244,8 @@ static bool open_parts(struct server *server, const struct server_options *optio
     gateway.media = server->media;
     gateway.store = server->store;
     gateway.queue.spool_folder = server->spool_folder;
+    gateway.stopped = is_stopped;
+    gateway.stopped_context = (void *)options;
     server->gateway = gateway_open(&gateway, mailbox_post, server->mailbox, error);
     return server->gateway && open_loop(server, options, error);
 }

@@ -1,18 +1,24 @@
 """Clients that mean no good, or are only slow, and pages of other sites; TLS and proxies. On the stand-in worker."""
+import base64
 import http.client
+import io
 import json
+import os
 import pathlib
+import random
 import re
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
+from PIL import Image
 
-from conftest import FAST, ROOT, until
+from conftest import FAST, LIMN, ROOT, model_folder, until
 from test_calls import call, generate
 from test_errors import FORM, form, part
 from test_keys import bearer, make_key
@@ -201,6 +207,63 @@ def test_silent_connections(strict):
                 pass
         assert time.monotonic() - begin < most
     assert call(strict, "/healthz")[0] == 200
+
+
+def test_half_a_head_on_a_used_connection(strict):
+    """From its first byte on a later head has as long as a first one, not as long as a connection may lie idle."""
+    with connect(strict) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        time.sleep(1.5)  # longer than a head may take: idle is not slow
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        begin = time.monotonic()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        assert connection.recv(65536) == b""
+        assert 0.9 <= time.monotonic() - begin < 2.8
+
+
+def noise_picture():
+    """About 77 kB as PNG."""
+    data = io.BytesIO()
+    Image.frombytes("RGB", (160, 160), random.Random(1).randbytes(160 * 160 * 3)).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_the_spool_has_a_limit(own_server):
+    """Pictures of requests that wait or run take room together; it comes back with their ends, however they end."""
+    server = own_server(*FAST, config="limits:\n  spool_bytes: 200000\n")
+    big = noise_picture()
+    uri = "data:image/png;base64," + base64.b64encode(big).decode()
+
+    def edit(prompt, count=1):
+        return call(server, "/v1/images/edits", form(part("prompt", prompt), *[part("image[]", big, "a.png")] * count), FORM)
+
+    def spooled():
+        return int(call(server, "/metrics")[1].decode().split("\nlimn_spool_bytes ")[1].split("\n")[0])
+    status, body, headers = edit(b"a", 3)
+    assert status == 507 and body["error"]["code"] == "STORAGE_FULL" and "limits.spool_bytes" in body["error"]["message"]
+    assert headers["retry-after"] == "5" and spooled() == 0
+    status, body, _ = call(server, "/v1/images/edits", {"prompt": "a", "images": [{"image_url": uri}] * 3})
+    assert status == 507 and spooled() == 0
+    slow = threading.Thread(target=edit, args=(b"@ms=500", 2))
+    slow.start()
+    until(lambda: spooled() > 2 * len(big) - 1, 5, "pictures in the spool")
+    assert edit(b"a")[0] == 507
+    assert call(server, "/v1/images/edits", {"prompt": "a", "images": [{"image_url": uri}]})[0] == 507
+    assert generate(server, {"prompt": "a"})[0] == 200  # needs none
+    slow.join()
+    assert edit(b"a", 2)[0] == 200
+    until(lambda: spooled() == 0, 5, "an empty spool")
+    with connect(server) as connection:  # told before it is sent, where the sender waits for that
+        connection.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=X\r\n"
+                           b"Content-Length: 500000\r\nExpect: 100-continue\r\n\r\n")
+        assert b" 507 " in connection.recv(4096)
+    with connect(server) as connection:  # one that leaves in the middle
+        connection.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+                           b"Content-Length: 150000\r\n\r\n" + form(part("prompt", b"a"), part("image", big, "a.png"))[:50000])
+        until(lambda: spooled() > 40000, 5, "a part of it")
+    until(lambda: spooled() == 0 and not server.spool_files(), 5, "an empty spool")
 
 
 def test_limits_of_size(own_server):
