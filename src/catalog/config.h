@@ -100,7 +100,7 @@ struct config {
         bool rerun; // once, after a dead worker that had delivered nothing
     } queue;
     struct {
-        const char *model; // folder to serve; "": $LIMN_MODEL, else models/pictogram
+        const char *model; // folder to serve; "": $LIMN_MODEL, else the one that comes with limn
         struct config_texts model_folders;
         struct config_pairs models; // model id -> folder
         struct config_prices prices;
