@@ -194,6 +194,13 @@ static bool may_need_place(struct exchange *exchange) {
     return !exchange_header(exchange, "Idempotency-Key") && exchange_flag(exchange, "dryRun", &dry) && !dry;
 }
 
+// The door sees to first heads; later ones, and those over TLS, come here.
+static bool is_head_too_large(const struct exchange *exchange) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    return info && info->header_size > exchange->server->limits.header_bytes;
+}
+
 // A form whose pictures would not fit is told so before they are sent, where the sender waits for that.
 static void expect_room(struct exchange *exchange, uint64_t announced) {
     struct image_request probe = {.room = &exchange->server->spool};
@@ -207,6 +214,11 @@ static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     struct server *server = exchange->server;
     bool preflight = !strcmp(exchange->method, "OPTIONS");
     if (!check_framing(exchange)) return respond_error(exchange, &exchange->error); // and closes
+    if (is_head_too_large(exchange)) {
+        api_error_set(&exchange->error, API_PAYLOAD_TOO_LARGE, "",
+                      "the headers are too large (limits.header_bytes)");
+        return respond_status(exchange, 431, &exchange->error);
+    }
     check_route(exchange, url);
     read_trace(exchange);
     if (guard_check(exchange) && exchange->error.code == API_OK && !preflight && guard_admit(exchange) &&
@@ -263,6 +275,12 @@ static enum MHD_Result serve(struct exchange *exchange) {
     return exchange->route->serve(exchange);
 }
 
+void exchange_make_id(char id[REQUEST_ID_MOST]) {
+    char hex[25];
+    media_random_hex(hex, 12);
+    snprintf(id, REQUEST_ID_MOST, "req_%s", hex);
+}
+
 static struct exchange *open_exchange(struct server *server, struct MHD_Connection *connection,
                                       const char *method, const char *url) {
     const union MHD_ConnectionInfo *info =
@@ -270,9 +288,7 @@ static struct exchange *open_exchange(struct server *server, struct MHD_Connecti
     struct link *link = info ? info->socket_context : NULL;
     struct exchange *exchange = link ? calloc(1, sizeof *exchange) : NULL;
     if (!exchange) return NULL;
-    char hex[25];
-    media_random_hex(hex, 12);
-    snprintf(exchange->id, sizeof exchange->id, "req_%s", hex);
+    exchange_make_id(exchange->id);
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
     snprintf(exchange->path, sizeof exchange->path, "%s", url);
     exchange->server = server;
@@ -369,11 +385,14 @@ void connection_changed(void *context, struct MHD_Connection *connection, void *
         *kept = link = info ? calloc(1, sizeof *link) : NULL;
         if (!link) return; // its requests are refused
         link->socket = info->connect_fd;
+        info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        address_of_socket(info ? info->client_addr : NULL, &link->address);
         link_enlist(server, link);
         server->connections++;
     } else if (link) {
         link_delist(server, link);
         link_unwatch(server, link);
+        door_count_out(server, &link->address);
         server->connections--;
         *kept = NULL;
         free(link);

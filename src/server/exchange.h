@@ -32,6 +32,7 @@ struct link {
     bool watched; // for the first byte of the next request
     double since; // when it was put there, or the first byte came
     int socket;
+    struct address address;
 };
 
 struct exchange {
@@ -137,7 +138,9 @@ struct server {
     struct exchange *first, *last; // oldest first
     struct exchange **table;       // by id
     struct link *first_link, *last_link;
-    int connections;
+    struct door *door;    // NULL before it was opened
+    int connections;      // that libmicrohttpd has
+    int connections_most; // with those at the door
     struct server_counts counts;
     struct mailbox *mailbox;
     double started, next_second, next_watchdog, watchdog_seconds;
@@ -145,6 +148,8 @@ struct server {
 
 // ---- respond.c: each returns what the handler must return.
 enum MHD_Result respond_error(struct exchange *exchange, const struct api_error *error);
+// The same with a status that is not the code's own.
+enum MHD_Result respond_status(struct exchange *exchange, int status, const struct api_error *error);
 // Takes the bytes over.
 enum MHD_Result respond_json(struct exchange *exchange, int status, struct buffer *body);
 enum MHD_Result respond_text(struct exchange *exchange, int status, const char *type, struct buffer *body);
@@ -187,7 +192,21 @@ void stream_close(struct stream *stream); // NULL is fine
 // one. Called each second for every exchange that waits or streams.
 void stream_beat(struct exchange *exchange, double now, double heartbeat);
 
+// ---- door.c
+struct guest;
+bool door_open(struct server *server); // once libmicrohttpd runs; false: no memory
+void door_shut(struct server *server); // nobody is let in any more, those who wait are sent away
+void door_close(struct server *server);
+void door_knocked(struct server *server); // there is somebody at the socket
+void door_heard(struct guest *guest);     // who waits has said something, or left
+void door_each_second(struct server *server, double now);
+int door_count(const struct server *server); // of all connections
+// One of the address's connections is gone.
+void door_count_out(struct server *server, const struct address *address);
+
 // ---- exchange.c
+// A fresh id of a request.
+void exchange_make_id(char id[REQUEST_ID_MOST]);
 // Removes what has arrived of a body that is not wanted any more.
 void exchange_drop_upload(struct exchange *exchange);
 // Records that the caller, who is known, was refused to make pictures, where that did not come as far as the gateway.

@@ -182,7 +182,7 @@ enum MHD_Result exchange_suspend(struct exchange *exchange) {
     return MHD_YES;
 }
 
-// Links and exchanges are told apart by the lowest bit of what epoll gives back.
+// Links, guests at the door (2) and exchanges are told apart by the lowest bits of what epoll gives back.
 void link_watch(struct server *server, struct link *link) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.ptr = (char *)link + 1}};
     link->watched = epoll_ctl(server->epoll, EPOLL_CTL_ADD, link->socket, &event) == 0;
@@ -234,6 +234,7 @@ static void cut_body(struct exchange *exchange) {
 }
 
 static void each_second(struct server *server, double now) {
+    door_each_second(server, now);
     for (struct link *link = server->first_link; link; link = link->next) {
         double most = link->idle ? server->limits.idle_seconds : server->limits.header_seconds;
         if (now - link->since < most) continue;
@@ -271,8 +272,12 @@ static bool turn(struct server *server, int wait_most) {
         void *who = events[i].data.ptr;
         if (who == &server->stop_fd)
             stop = true;
+        else if (who == &server->listen_fd)
+            door_knocked(server);
         else if (who == &server->mailbox_fd)
             mail = true;
+        else if ((uintptr_t)who & 2)
+            door_heard((struct guest *)((char *)who - 2));
         else if ((uintptr_t)who & 1)
             head_begins(server, (struct link *)((char *)who - 1));
         else if (who != &server->epoll) // not libmicrohttpd's own set
@@ -309,8 +314,8 @@ bool server_run(struct server *server, struct error *error) {
     log_info(server->log, "stopping: what runs is finished; a second signal ends it at once");
     server->stopping = true;
     gateway_drain(server->gateway);
-    MHD_socket socket = MHD_quiesce_daemon(server->daemon);
-    if (socket != MHD_INVALID_SOCKET) close(socket);
+    door_shut(server);
+    close(server->listen_fd);
     server->listen_fd = -1;
     double deadline = clock_seconds() + server->limits.stop_seconds;
     while (is_busy(server) && clock_seconds() < deadline)

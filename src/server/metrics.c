@@ -78,7 +78,7 @@ bool metrics_write(struct server *server, struct buffer *out) {
                clock_seconds() - server->started) &&
            write_requests(server, out) &&
            add(out, "limn_http_requests_open", "gauge", "Requests that have no answer yet.", open) &&
-           add(out, "limn_http_connections", "gauge", "Connections of clients.", server->connections) &&
+           add(out, "limn_http_connections", "gauge", "Connections of clients.", door_count(server)) &&
            add(out, "limn_http_timeouts_total", "counter", "Connections that were closed for being slow.",
                (double)server->counts.timeouts) &&
            add(out, "limn_http_received_bytes_total", "counter", "Bytes of requests' bodies.",

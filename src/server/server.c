@@ -141,8 +141,9 @@ static int open_files(struct server *server) {
 }
 
 static struct MHD_Daemon *start_daemon(struct server *server) {
-    // libmicrohttpd gives the head of a request at most half of a connection's memory; the rest is for a body's pieces.
-    size_t memory = 2 * server->limits.header_bytes + BODY_PIECE;
+    // More than a head may take: one that is too large is to be answered by us, not by libmicrohttpd. The rest is for a body's
+    // pieces.
+    size_t memory = 3 * server->limits.header_bytes + BODY_PIECE;
     if (memory < CONNECTION_LEAST) memory = CONNECTION_LEAST;
     struct MHD_OptionItem tls[] = {
         {server->certificate ? MHD_OPTION_HTTPS_MEM_CERT : MHD_OPTION_END, 0, server->certificate},
@@ -151,16 +152,16 @@ static struct MHD_Daemon *start_daemon(struct server *server) {
          (char *)"SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
         {MHD_OPTION_END, 0, NULL},
     };
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG |
-                                (server->certificate ? MHD_USE_TLS : 0),
+    server->connections_most = open_files(server);
+    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
+                                MHD_USE_ITC | MHD_USE_ERROR_LOG | (server->certificate ? MHD_USE_TLS : 0),
                             0, NULL, NULL, exchange_handle, server, MHD_OPTION_EXTERNAL_LOGGER,
-                            on_daemon_message, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
-                            MHD_OPTION_NOTIFY_COMPLETED, exchange_ended, server, MHD_OPTION_NOTIFY_CONNECTION,
-                            connection_changed, server, MHD_OPTION_CONNECTION_LIMIT,
-                            (unsigned)open_files(server), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-                            (unsigned)server->limits.per_address, MHD_OPTION_CONNECTION_TIMEOUT,
-                            (unsigned)server->limits.idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
-                            MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+                            on_daemon_message, server, MHD_OPTION_NOTIFY_COMPLETED, exchange_ended, server,
+                            MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
+                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)server->connections_most,
+                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)server->limits.idle_seconds,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+                            MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
 }
 
 static bool open_loop(struct server *server, const struct server_options *options, struct error *error) {
@@ -176,7 +177,8 @@ static bool open_loop(struct server *server, const struct server_options *option
     server->mailbox_fd = mailbox_fd(server->mailbox);
     bool good = server->epoll >= 0 && info && watch(server, info->epoll_fd, &server->epoll) &&
                 watch(server, server->mailbox_fd, &server->mailbox_fd) &&
-                (server->stop_fd < 0 || watch(server, server->stop_fd, &server->stop_fd));
+                (server->stop_fd < 0 || watch(server, server->stop_fd, &server->stop_fd)) &&
+                door_open(server);
     return good || error_set(error, ERROR_INTERNAL, "the HTTP server does not start: %s", strerror(errno));
 }
 
@@ -281,9 +283,8 @@ void server_close(struct server *server) {
     if (server->mailbox) mailbox_empty(server); // and no connection stays suspended
     if (server->daemon) {
         MHD_stop_daemon(server->daemon);
-        // libmicrohttpd closes the socket that it was given, unless it handed it back before.
-        server->listen_fd = -1;
     }
+    door_close(server);
     gateway_close(server->gateway);
     if (server->listen_fd >= 0) close(server->listen_fd);
     if (server->epoll >= 0) close(server->epoll);

@@ -6,6 +6,8 @@
 // suspended: libmicrohttpd no longer looks at it, so limn does, and cancels the job when its client leaves. Bodies are read
 // as they arrive, references straight into files of the spool folder. Pictures are never decoded here: only headers are read.
 //
+// A connection comes to libmicrohttpd when the head of its first request is whole (door.c).
+//
 // Two lists in order of time hold what may take too long: connections without a whole request head, and bodies on their way.
 // Once a second the loop closes what is over its limit.
 #ifndef LIMN_SERVER_SERVER_H

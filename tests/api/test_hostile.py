@@ -325,6 +325,106 @@ def test_ten_thousand_idle_connections(own_server):
 # -------------------------------------------------------------------------------------------------------- odd requests
 
 
+def check_refused(answer, status, code):
+    """One answer, as JSON with an id."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status) and len(re.findall(rb"HTTP/1\.1 \d\d\d ", answer)) == 1, answer[:300]
+    assert re.search(rb"\r\nx-request-id: req_[0-9a-f]{24}\r\n", head) and b"\r\nContent-Type: application/json\r\n" in head, head
+    error = json.loads(body)["error"]
+    assert error["code"] == code and set(error) >= {"message", "type", "param", "code"} and error["message"]
+
+
+@pytest.mark.parametrize("request_bytes, status, code", [
+    (b"GET\r\n\r\n", 400, "INVALID_REQUEST"), (b"GET / HTTP/9.9\r\n\r\n", 505, "INVALID_REQUEST"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "INVALID_REQUEST"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "INVALID_REQUEST"), (b"\0\1\2", 400, "INVALID_REQUEST"),
+    (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", 400, "INVALID_REQUEST"),
+    (HEAD + b"Content-Length: -5\r\n\r\n", 400, "INVALID_REQUEST"), (HEAD + b"Content-Length: 5, 5\r\n\r\n", 400, "INVALID_REQUEST"),
+    (HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n", 413, "PAYLOAD_TOO_LARGE"),
+    (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "PAYLOAD_TOO_LARGE"),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 5000 + b"\r\n", 431, "PAYLOAD_TOO_LARGE"),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2_000_000 + b"\r\n\r\n", 431, "PAYLOAD_TOO_LARGE"),
+])
+def test_bad_heads_are_answered_as_everything_else(fast, request_bytes, status, code):
+    check_refused(raw(fast, request_bytes), status, code)
+    with connect(fast) as connection:  # byte by byte, as far as it goes
+        try:
+            for byte in request_bytes[:200]:
+                connection.sendall(bytes([byte]))
+            connection.sendall(request_bytes[200:])
+        except OSError:
+            pass
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    check_refused(answer, status, code)
+
+
+def test_slow_heads_are_told(strict):
+    with connect(strict) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: loc")
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    check_refused(answer, 408, "REQUEST_TIMEOUT")
+
+
+def head_of(size):
+    start = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+def read_answer(connection):
+    answer = b""
+    while b"\r\n\r\n" not in answer or len(answer.split(b"\r\n\r\n", 1)[1]) < int(re.search(rb"Content-Length: (\d+)", answer).group(1)):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        answer += piece
+    return answer
+
+
+def test_the_limit_of_heads_is_what_it_says(own_server, certificate):
+    """The same for the first request of a connection, a later one, and over TLS: limits.header_bytes to the byte."""
+    limit = "limits:\n  header_bytes: 4096\n"
+    plain = own_server(*FAST, config=limit)
+    tls = own_server(*FAST, config=limit + f"server:\n  tls:\n    certificate: {certificate}/certificate.pem\n    key: {certificate}/key.pem\n")
+    context = ssl.create_default_context(cafile=str(certificate / "certificate.pem"))
+
+    def open_tls():
+        host, port = tls.url.removeprefix("https://").split(":")
+        return context.wrap_socket(socket.create_connection((host, int(port)), timeout=30), server_hostname="localhost")
+    for connection in (connect(plain), open_tls()):
+        with connection:
+            for _ in range(2):
+                connection.sendall(head_of(4096))
+                assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(head_of(4097))
+            check_refused(read_answer(connection), 431, "PAYLOAD_TOO_LARGE")
+    for connection in (connect(plain), open_tls()):
+        with connection:
+            connection.sendall(head_of(4097))
+            check_refused(read_answer(connection), 431, "PAYLOAD_TOO_LARGE")
+
+
+def test_connections_of_one_address(own_server):
+    """This machine's own are not counted; the limit of all together holds, and room comes back."""
+    server = own_server(*FAST, config="limits:\n  connections: 20\n  connections_per_address: 2\n")
+    crowd = [connect(server) for _ in range(20)]
+    extra = connect(server)  # waits in the system's queue
+    extra.settimeout(1.5)
+    extra.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    with pytest.raises(TimeoutError):
+        extra.recv(100)
+    extra.settimeout(30)
+    crowd.pop().close()
+    assert extra.recv(100).startswith(b"HTTP/1.1 200 ")
+    for connection in crowd:
+        connection.close()
+    assert generate(server, {"prompt": "a"})[0] == 200
+
+
+
 @pytest.mark.parametrize("request_bytes", [
     b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"GET /v1/models HTTP/1.1\r\n\r\n", b"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
