@@ -219,7 +219,7 @@ static const struct config_key KEYS[] = {
      NULL, NULL, "whether a request may turn the safety checker off"},
 
     {"image_url.enabled", CONFIG_BOOL, AT(image_url.enabled), "false", 0, 0, NULL, NULL,
-     "fetch pictures from https URLs that requests name"},
+     "fetch pictures from https URLs that requests name: public addresses, ports 443 and 8443"},
     {"image_url.max_bytes", CONFIG_BYTES, AT(image_url.bytes), "50MiB", 1024, 1e10, NULL, NULL,
      "largest picture that is fetched"},
     {"image_url.time_limit", CONFIG_SECONDS, AT(image_url.seconds), "20s", 1, 3600, NULL, NULL,

@@ -74,6 +74,9 @@ static bool add_name(const struct catalog *catalog, const struct config *config,
 bool key_models_resolve(const struct catalog *catalog, const struct config *config,
                         char models[KEY_MODELS_MOST], struct error *error) {
     struct list list = {""};
+    if (!*models) return true;
+    if (models[strlen(models) - 1] == ',')
+        return error_set_field(error, ERROR_INPUT, "models", "--models: \"%s\": an empty name", models);
     for (const char *at = models; *at; at += *at == ',') {
         char name[KEY_MODELS_MOST];
         size_t length = strcspn(at, ",");

@@ -507,9 +507,15 @@ def test_tls(own_server, certificate):
     with urllib.request.urlopen(request, context=context, timeout=30) as answer:
         assert answer.read().count(b"event: image_generation.") == 3
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.set_ciphers("ALL:@SECLEVEL=0")  # it is the server that is to refuse
     old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)), connect(server) as plain:
         old.wrap_socket(plain)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        new = ssl.create_default_context(cafile=str(certificate / "certificate.pem"))
+        new.minimum_version = new.maximum_version = version
+        with connect(server) as plain, new.wrap_socket(plain, server_hostname="localhost") as secured:
+            assert secured.version() == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
     with connect(server) as plain:  # no TLS at all
         plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200" not in plain.recv(100)
