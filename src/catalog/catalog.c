@@ -165,9 +165,10 @@ static bool check_name(const struct catalog *catalog, const char *key, const cha
     struct error cause = {0};
     if (strchr(name, '*') || catalog_look_up(catalog, name, &cause)) return true;
     const char *meant = near_id(catalog, name);
-    return error_set(error, ERROR_INPUT, "%s%s%s: there is no model %.80s%s%s%s",
-                     *catalog->config->path ? catalog->config->path : "", *catalog->config->path ? ": " : "",
-                     key, name, meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
+    char place[400];
+    return error_set(error, ERROR_INPUT, "%s: there is no model %.80s%s%s%s",
+                     config_place(catalog->config, key, place, sizeof place), name,
+                     meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
 }
 
 static bool check_names(const struct catalog *catalog, struct error *error) {

@@ -160,6 +160,10 @@ bool config_parse(struct config *config, const char *name, const char *text, siz
 // What the keys must be together (a certificate needs its key, ...); config_load has called it.
 bool config_check(const struct config *config, struct error *error);
 
+// Writes where the value of the key [name] comes from, for messages: "limn.yaml:3: server.port", "LIMN_SERVER_PORT", or its name
+// alone. Returns [text].
+const char *config_place(const struct config *config, const char *name, char *text, size_t size);
+
 struct buffer;
 // The whole configuration as YAML, each key with its sentence, its default and where the value comes from.
 bool config_print(const struct config *config, struct buffer *out);

@@ -73,24 +73,38 @@ static bool find_scope(struct exchange *exchange, struct query_scope *scope) {
     return true;
 }
 
+#define PARAMETERS_MOST 32 // of a query string
+
 // Hands each parameter of the query string to [set]; stops at the first that is wrong.
 struct query_reader {
     void *query;
     bool (*set)(void *query, const char *name, const char *value, struct error *error);
+    const char *names[PARAMETERS_MOST]; // so far
+    int count;
     struct error *error;
 };
 
-static enum MHD_Result read_parameter(void *context, enum MHD_ValueKind kind, const char *name,
-                                      const char *value) {
+static enum MHD_Result read_parameter(void *context, enum MHD_ValueKind kind, const char *name, size_t length,
+                                      const char *value, size_t size) {
     struct query_reader *reader = context;
-    return reader->set(reader->query, name, value ? value : "", reader->error) ? MHD_YES : MHD_NO;
+    bool good = strlen(name) == length && (!value || strlen(value) == size);
+    if (!good)
+        error_set_field(reader->error, ERROR_INPUT, name, "%.60s: a 0 byte", name);
+    else if (reader->count == PARAMETERS_MOST)
+        good = error_set(reader->error, ERROR_INPUT, "more than %d parameters", PARAMETERS_MOST);
+    for (int i = 0; good && i < reader->count; i++)
+        if (!strcmp(reader->names[i], name))
+            good =
+                error_set_field(reader->error, ERROR_INPUT, name, "%.60s: given twice, expected once", name);
+    if (good) reader->names[reader->count++] = name;
+    return good && reader->set(reader->query, name, value ? value : "", reader->error) ? MHD_YES : MHD_NO;
 }
 
 static bool read_query(struct exchange *exchange, void *query,
                        bool (*set)(void *query, const char *name, const char *value, struct error *error)) {
     struct error error = {0};
-    struct query_reader reader = {query, set, &error};
-    MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, read_parameter, &reader);
+    struct query_reader reader = {.query = query, .set = set, .error = &error};
+    MHD_get_connection_values_n(exchange->connection, MHD_GET_ARGUMENT_KIND, read_parameter, &reader);
     return error.kind == ERROR_NONE || api_error_from(&exchange->error, &error);
 }
 
@@ -100,6 +114,10 @@ static bool set_requests(void *query, const char *name, const char *value, struc
 
 static bool set_keys(void *query, const char *name, const char *value, struct error *error) {
     return query_keys_set(query, name, value, error);
+}
+
+static bool set_nothing(void *query, const char *name, const char *value, struct error *error) {
+    return query_nothing_set(name, error);
 }
 
 static bool set_stats(void *query, const char *name, const char *value, struct error *error) {
@@ -159,6 +177,7 @@ enum MHD_Result serve_stats(struct exchange *exchange) {
 enum MHD_Result serve_balance(struct exchange *exchange) {
     const struct principal *principal = &exchange->principal;
     struct error error = {0};
+    if (!read_query(exchange, NULL, set_nothing)) return respond_error(exchange, &exchange->error);
     struct question *question = question_open(exchange);
     struct query_scope scope = {0};
     if (exchange->project_named) snprintf(scope.project, sizeof scope.project, "%s", principal->project);

@@ -38,7 +38,7 @@ struct query_requests {
 void query_requests_init(struct query_requests *query, const struct query_scope *scope);
 
 // One parameter: limit, starting_after, ending_before, created_after, created_before (ISO 8601 or unix seconds), key_id,
-// model, user, project, status, summary (true, false). Other names are passed over. The error's field is the name.
+// model, user, project, status, summary (true, false). Other names are errors. The error's field is the name.
 bool query_requests_set(struct query_requests *query, const char *name, const char *value,
                         struct error *error);
 
@@ -59,6 +59,9 @@ struct query_stats {
     char project[64], model[QUERY_TEXT_MOST * 2], provider[QUERY_TEXT_MOST], mode[QUERY_TEXT_MOST];
 };
 bool query_stats_set(struct query_stats *query, const char *name, const char *value, struct error *error);
+
+// What takes no parameters: false, with the error.
+bool query_nothing_set(const char *name, struct error *error);
 
 // A request:
 //   id, object "request", created_at (ISO 8601), model, executed_model, provider, modality "image", mode, endpoint,

@@ -298,3 +298,36 @@ def test_figures_are_a_projects_own(own_server, tmp_path):
         assert status == 200 and body["project"]["id"] == project and body["project"]["month"]["spent_micros"] == spent
     assert "project" not in call(server, "/v1/balance", headers=bearer(two))[1]
     assert call(server, "/v1/balance", headers={**bearer(one), "OpenAI-Project": "third"})[0] == 403
+
+
+# ------------------------------------------------------------------------------------------------------- wrong questions
+
+
+@pytest.mark.parametrize("path, param, part", [
+    ("requests?limit=0", "limit", "1 to 100"), ("requests?limit=-1", "limit", "1 to 100"), ("requests?limit=101", "limit", "1 to 100"),
+    ("requests?limit=" + "9" * 30, "limit", "1 to 100"), ("requests?limit", "limit", "1 to 100"), ("requests?limit=1&limit=2", "limit", "twice"),
+    ("requests?starting_after=", "starting_after", "1 to"), ("requests?starting_after=%ff", "starting_after", "ASCII"),
+    ("requests?starting_after=%00", "starting_after", "0 byte"), ("requests?user=a%00b", "user", "0 byte"), ("requests?us%00er=a", "us", "0 byte"),
+    ("requests?user=%ff%fe", "user", "UTF-8"), ("requests?model=%ff", "model", "ASCII"), ("requests?stat=completed", "stat", "status"),
+    ("requests?nonsense=1", "nonsense", "starting_after"), ("requests?Limit=5", "Limit", "limit"), ("requests?status=", "status", "pending"),
+    ("requests?created_after=2026-02-31", "created_after", "a time"), ("requests?summary=1", "summary", "true or false"),
+    ("requests?starting_after=a&ending_before=b", "ending_before", "together"), ("requests?%ff=1", None, ""),
+    ("keys?limit=0", "limit", "1 to 100"), ("keys?state=active", "state", "status"), ("keys?status=expired", "status", "active or revoked"),
+    ("keys?project=", "project", "1 to 63"), ("stats?mode=video", "mode", "image-edit"), ("stats?models=x", "models", "model"),
+    ("balance?project=x", "project", "none"),
+])
+def test_wrong_filters_are_refused(fast, path, param, part):
+    status, body, _ = call(fast, "/v1/" + path)
+    assert status == 400 and body["error"]["code"] == "INVALID_REQUEST", body
+    assert (param is None or body["error"]["param"] == param) and part in body["error"]["message"], body
+
+
+def test_cursors_that_lead_nowhere(keyed):
+    """Also one of somebody else's request."""
+    admin, plain = bearer(keyed.keys["admin"]), bearer(keyed.keys["plain"])
+    other = with_key(keyed, "cursor").api_key
+    _, made, _ = generate(keyed, {"prompt": "a"}, bearer(other))
+    for headers, path, status in ((plain, "requests?starting_after=req_none", 404), (plain, "requests?ending_before=" + made["id"], 404),
+                                  (admin, "requests?starting_after=" + made["id"], 200), (admin, "keys?starting_after=none", 404),
+                                  (admin, "keys?limit=100&ending_before=none", 404)):
+        assert call(keyed, "/v1/" + path, headers=headers)[0] == status, path

@@ -42,7 +42,7 @@ def read_unit(path):
 
 def check_files(folder, installed):
     for name in ("bin/limn", "share/limn/models/pictogram/model_index.json", "share/limn/models/pictogram/transformer/config.json",
-                 "lib/systemd/system/limn.service", "lib/sysusers.d/limn.conf", "share/man/man1/limn.1", "share/doc/limn/running.md",
+                 "lib/systemd/system/limn.service", "lib/sysusers.d/limn.conf", "lib/tmpfiles.d/limn.conf", "share/man/man1/limn.1", "share/doc/limn/running.md",
                  "share/doc/limn/LICENSE"):
         assert (installed / name).is_file(), name
     assert os.access(installed / "bin/limn", os.X_OK)
@@ -73,6 +73,10 @@ def check_user(folder, installed):
                            text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     user = next(line for line in (folder / "etc/passwd").read_text().splitlines() if line.startswith("limn:")).split(":")
+    ended = subprocess.run(["systemd-tmpfiles", "--root", folder, "--create", installed / "lib/tmpfiles.d/limn.conf"],
+                           capture_output=True, text=True, timeout=60)
+    state = (folder / "var/lib/limn").stat()
+    assert ended.returncode == 0 and (os.getuid() != 0 or state.st_uid == int(user[2])) and state.st_mode & 0o777 == 0o750, ended
     assert 0 < int(user[2]) < 1000 and user[5] == "/var/lib/limn" and user[6].endswith("nologin"), user
 
 
