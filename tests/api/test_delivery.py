@@ -276,7 +276,7 @@ def test_kept_answers_are_the_projects(own_server, tmp_path):
     """Keys of one project share them; one that may not make the request cannot read its answer so."""
     from test_keys import limn_key
     state = tmp_path / "state"
-    options = {"first": [], "second": [], "narrow": ["--models", "other-*"], "late": ["--expires", "1h"], "broke": ["--budget-total", "0.000001"],
+    options = {"first": [], "second": [], "narrow": ["--models", "flux.2-*"], "late": ["--expires", "1h"], "broke": ["--budget-total", "0.000001"],
                "elsewhere": ["--project", "elsewhere"], "gone": []}
     keys = {name: make_key(state, name, *more) for name, more in options.items()}
     server = own_server(*FAST, state=state, config=PRICES, key=keys["first"])

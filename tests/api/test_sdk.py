@@ -21,7 +21,7 @@ local:
   prices:
     {served_model()}: {{output_image: 0.01}}
 """
-KEYS = {"plain": [], "poor": ["--budget-total", "0.005"], "narrow": ["--models", "other-*"], "hasty": ["--requests-per-minute", "1"],
+KEYS = {"plain": [], "poor": ["--budget-total", "0.005"], "narrow": ["--models", "flux.2-*"], "hasty": ["--requests-per-minute", "1"],
         "few": ["--images-per-day", "1"]}
 
 

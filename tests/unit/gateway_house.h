@@ -235,7 +235,7 @@ static inline int open_with(void **state, bool card, const struct fetch_options 
     h->store = store_open(&store, &error);
     if (!h->store) fail_msg("%s", error.message);
     snprintf(path, sizeof path, "%s/media", h->folder);
-    struct media_options media = {path, 3600, 86400, 0};
+    struct media_options media = {.folder = path, .lifetime_seconds = 3600};
     h->media = media_open(&media, &error);
     struct gateway_options options = {
         .queue = {.spool_folder = h->spool, .model_folder = h->folder, .depth = 4},
