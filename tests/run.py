@@ -221,6 +221,10 @@ def database_refuses():
     return counted([sys.executable, "tests/fault/database_faults.py"], timeout=300)
 
 
+def installed():
+    return counted([sys.executable, "tests/install/service.py"], timeout=600)
+
+
 def judge():
     python = environment("judge", ROOT / "training/judge/requirements.txt")
     return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "training/judge/test_judge.py"],
@@ -252,6 +256,7 @@ def steps_for(options):
             ("faults: the worker is lost", worker_lost),
             ("faults: the server is killed", killed(200 if options.long else 30)),
             ("faults: the database refuses", database_refuses),
+            ("installed as a service", installed),
             ("judge", judge), ("judged pictures", judged_pictures)]
 
 

@@ -156,6 +156,8 @@ enum limn_stage {
     LIMN_STAGE_DECODE
 };
 
+struct limn_result;
+
 struct limn_progress {
     enum limn_stage stage;
     int image, images; // picture in work, from 0; pictures in all. All pass the steps before one is decoded
@@ -166,6 +168,11 @@ struct limn_progress {
     double seconds; // since the request began to run
     // What the picture would be after a step of preview_steps; else NULL. Borrowed for the call.
     const struct limn_image *preview;
+    // Picture [image] is decoded: result->images[image], as soon as that is so. The callee may change its pixels, and free it by
+    // limn_image_free when the result need not have it.
+    bool decoded;
+    struct limn_result
+        *result; // so far; tokens are counted when their stage is over. NULL while the request waits
 };
 
 // Called at least once a block, from the thread that runs the request. Return false to cancel.

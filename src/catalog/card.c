@@ -215,6 +215,13 @@ static bool read_sides(struct reader *reader, const struct yaml_node *map) {
     return true;
 }
 
+// Whether the default is a size that the rules leave as it is.
+static bool check_default(const struct size_rules *sizes) {
+    struct size_request nothing = {0};
+    struct size_result size = size_resolve(sizes, &nothing, 0, 0);
+    return size.deliver_width == sizes->default_width && size.deliver_height == sizes->default_height;
+}
+
 static bool read_sizes(struct reader *reader, const struct yaml_node *root) {
     static const char *const keys[] = {"default", "multiple", "sides", "area", "ratios", "tiers"};
     struct size_rules *sizes = &reader->card->sizes;
@@ -228,12 +235,13 @@ static bool read_sizes(struct reader *reader, const struct yaml_node *root) {
         return yaml_fail(standard, reader->error, "expected WIDTHxHEIGHT in pixels, found %.40s", text);
     double square = (double)sizes->side_least * sizes->side_least;
     if (area && !yaml_number(area, square, 4294967296.0, &sizes->area_most, reader->error)) return false;
-    struct size_request nothing = {0};
-    struct size_result size = size_resolve(sizes, &nothing, 0, 0);
-    if (size.deliver_width != sizes->default_width || size.deliver_height != sizes->default_height)
+    if (!check_default(sizes)) // their ratios are not read yet
         return yaml_fail(standard, reader->error, "expected a size within sides and area, found %.40s", text);
-    return read_axis(reader, map, "ratios", size_read_ratio, "a ratio such as \"16:9\"", &sizes->ratios) &&
-           read_axis(reader, map, "tiers", size_read_tier, "a tier such as 1K or 0.25", &sizes->tiers);
+    if (!read_axis(reader, map, "ratios", size_read_ratio, "a ratio such as \"16:9\"", &sizes->ratios) ||
+        !read_axis(reader, map, "tiers", size_read_tier, "a tier such as 1K or 0.25", &sizes->tiers))
+        return false;
+    return check_default(sizes) ||
+           yaml_fail(standard, reader->error, "expected a size within ratios, found %.40s", text);
 }
 
 // --------------------------------------------------------------------------------------------------------------- limits

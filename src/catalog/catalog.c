@@ -165,9 +165,10 @@ static bool check_name(const struct catalog *catalog, const char *key, const cha
     struct error cause = {0};
     if (strchr(name, '*') || catalog_look_up(catalog, name, &cause)) return true;
     const char *meant = near_id(catalog, name);
-    return error_set(error, ERROR_INPUT, "%s%s%s: there is no model %.80s%s%s%s",
-                     *catalog->config->path ? catalog->config->path : "", *catalog->config->path ? ": " : "",
-                     key, name, meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
+    char place[400];
+    return error_set(error, ERROR_INPUT, "%s: there is no model %.80s%s%s%s",
+                     config_place(catalog->config, key, place, sizeof place), name,
+                     meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
 }
 
 static bool check_names(const struct catalog *catalog, struct error *error) {
@@ -285,6 +286,7 @@ static struct model_card *make_card(const struct catalog *catalog, const struct 
     int height = folder->default_height > 0 ? folder->default_height : 1024;
     int shorter = width < height ? width : height, longer = width < height ? height : width;
     int least = shorter < SIDE_LEAST ? multiple : (SIDE_LEAST + multiple - 1) / multiple * multiple;
+    int shape = longer > 8 * shorter ? (longer + shorter - 1) / shorter : 8; // the longest is shape:1
     int most = ((longer > SIDE_MOST ? longer : SIDE_MOST) + multiple - 1) / multiple * multiple;
     read_licence(folder->path, spdx, sizeof spdx);
     bool known = strcmp(spdx, "NOASSERTION");
@@ -295,7 +297,7 @@ static struct model_card *make_card(const struct catalog *catalog, const struct 
         "installed.\", licence: {name: \"%s\", spdx: \"%s\", commercial: %s, "
         "notice: \"%s\"}, "
         "modes: [text-to-image, image-edit], sizes: {default: %dx%d, multiple: %d, sides: {least: %d, "
-        "most: %d}, ratios: {least: \"1:8\", most: \"8:1\"}, tiers: {least: 0.0625K, most: 2K}}, "
+        "most: %d}, ratios: {least: \"1:%d\", most: \"%d:1\"}, tiers: {least: 0.0625K, most: 2K}}, "
         "references: {most: 4}, steps: {default: %d}, guidance: %g, "
         "weights: {folder: \"%s\", get: \"\"}, "
         "providers: [{slug: local, name: this machine, models: {text-to-image: \"%s\", image-edit: "
@@ -303,8 +305,8 @@ static struct model_card *make_card(const struct catalog *catalog, const struct 
         folder->id, folder->id, folder->id, known ? spdx : "not known to limn", spdx,
         is_free(spdx) ? "true" : "false",
         known ? "Read it before the model is used" : "Ask whoever made the model", width, height, multiple,
-        least, most, folder->steps > 0 ? folder->steps : 1, folder->guidance > 0 ? folder->guidance : 0.0,
-        folder->id, folder->id, folder->id);
+        least, most, shape, shape, folder->steps > 0 ? folder->steps : 1,
+        folder->guidance > 0 ? folder->guidance : 0.0, folder->id, folder->id, folder->id);
     if (size < 0 || size >= (int)sizeof text) {
         error_set(error, ERROR_INPUT, "the model's name is too long");
         return NULL;

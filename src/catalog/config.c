@@ -170,8 +170,7 @@ static bool read_environment(struct config *config, const char *const *environme
 
 // ------------------------------------------------------------------------------------------------------------ loading
 
-// Where a key's value comes from, for messages about several keys.
-static const char *place_of(const struct config *config, const char *name, char *text, size_t size) {
+const char *config_place(const struct config *config, const char *name, char *text, size_t size) {
     int count;
     const struct config_key *keys = config_keys(&count);
     for (int i = 0; i < count; i++) {
@@ -190,19 +189,19 @@ bool config_check(const struct config *config, struct error *error) {
     char place[400];
     if (*config->server.tls.certificate && !*config->server.tls.key)
         return error_set(error, ERROR_INPUT, "%s: without server.tls.key; expected both or none",
-                         place_of(config, "server.tls.certificate", place, sizeof place));
+                         config_place(config, "server.tls.certificate", place, sizeof place));
     if (!*config->server.tls.certificate && *config->server.tls.key)
         return error_set(error, ERROR_INPUT, "%s: without server.tls.certificate; expected both or none",
-                         place_of(config, "server.tls.key", place, sizeof place));
+                         config_place(config, "server.tls.key", place, sizeof place));
     if (config->limits.image_bytes > config->limits.body_bytes)
         return error_set(error, ERROR_INPUT, "%s: more than limits.body_bytes, expected at most as many",
-                         place_of(config, "limits.image_bytes", place, sizeof place));
+                         config_place(config, "limits.image_bytes", place, sizeof place));
     if (config->auth.required && config->auth.insecure_no_auth)
         return error_set(error, ERROR_INPUT, "%s: together with auth.required; expected one of the two",
-                         place_of(config, "auth.insecure_no_auth", place, sizeof place));
+                         config_place(config, "auth.insecure_no_auth", place, sizeof place));
     if (config->local.loras.count > 4)
         return error_set(error, ERROR_INPUT, "%s: %d of them, expected at most 4",
-                         place_of(config, "local.loras", place, sizeof place), config->local.loras.count);
+                         config_place(config, "local.loras", place, sizeof place), config->local.loras.count);
     return true;
 }
 

@@ -73,6 +73,7 @@ struct config {
         int connections, connections_per_address;
         double header_seconds, body_seconds, idle_seconds;
         int64_t buffered_bytes; // all bodies in memory together
+        int64_t spool_bytes;    // all pictures of requests that wait or run; 0: no limit
     } limits;
     struct {
         bool required; // also on loopback, also before the first key is made
@@ -99,7 +100,7 @@ struct config {
         bool rerun; // once, after a dead worker that had delivered nothing
     } queue;
     struct {
-        const char *model; // folder to serve; "": $LIMN_MODEL, else models/pictogram
+        const char *model; // folder to serve; "": $LIMN_MODEL, else the one that comes with limn
         struct config_texts model_folders;
         struct config_pairs models; // model id -> folder
         struct config_prices prices;
@@ -158,6 +159,10 @@ bool config_parse(struct config *config, const char *name, const char *text, siz
 
 // What the keys must be together (a certificate needs its key, ...); config_load has called it.
 bool config_check(const struct config *config, struct error *error);
+
+// Writes where the value of the key [name] comes from, for messages: "limn.yaml:3: server.port", "LIMN_SERVER_PORT", or its name
+// alone. Returns [text].
+const char *config_place(const struct config *config, const char *name, char *text, size_t size);
 
 struct buffer;
 // The whole configuration as YAML, each key with its sentence, its default and where the value comes from.

@@ -159,8 +159,20 @@ static int next_multiple(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
+// The nearest ratio within the card's (when these are known), be they a range or a list from end to end.
+static double ratio_within(const struct size_axis *ratios, double ratio) {
+    if (ratios->count == 0 && ratios->most <= 0) return ratio; // not known
+    return ratios->count ? within(ratio, ratios->values[0], ratios->values[ratios->count - 1])
+                         : within(ratio, ratios->least, ratios->most);
+}
+
 static struct size_result exact(const struct size_rules *rules, double width, double height) {
     struct size_result size;
+    double ratio = width / height, offered = ratio_within(&rules->ratios, ratio), area = width * height;
+    if (ratio < offered || ratio > offered) { // the area stays
+        width = sqrt(area * offered);
+        height = sqrt(area / offered);
+    }
     scale_into(rules, &width, &height);
     size.deliver_width = round_to(width, 1);
     size.deliver_height = round_to(height, 1);
@@ -181,7 +193,9 @@ static struct size_result shaped(const struct size_rules *rules, double ratio, d
 // What the reference pipeline draws when an edit does not say a size: the first reference as the model sees it, shrunk to the
 // default area and cut to multiples.
 static struct size_result like_reference(const struct size_rules *rules, int width, int height, double most) {
-    double area = (double)width * height, ratio = (double)width / height;
+    double area = (double)width * height, ratio = (double)width / height,
+           offered = ratio_within(&rules->ratios, ratio);
+    if (ratio < offered || ratio > offered) return shaped(rules, offered, fmin(area, most));
     if (area > most) {
         double scale = sqrt(most / area);
         width = (int)(width * scale);

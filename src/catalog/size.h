@@ -6,7 +6,8 @@
 // shape with an area of at most the card's default).
 //
 // - Pixels: within the card's limits the picture has exactly that size (rendered at the next multiple, its centre cut out);
-//   beyond them it is scaled into them, keeping the ratio as far as they allow.
+//   beyond them it is scaled into them, keeping the ratio as far as they allow. A shape beyond the card's ratios becomes the
+//   nearest of these with the same area.
 // - A tier nK is an area of (1024 n)² pixels, a tier x in megapixels 1,048,576 x pixels. A ratio keeps that area; sides are
 //   rounded to the multiple.
 // - A card offers a list of ratios or tiers (the nearest by abs(ln(asked / offered)) is taken, of two as near the larger) or a

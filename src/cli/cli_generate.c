@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
+#include "cli/state.h"
 
 #include "base/file.h"
 #include "image/image.h"
@@ -58,7 +59,7 @@ static const char help[] =
     "  limn generate [OPTION]... PROMPT\n"
     "  limn edit -i IMAGE [-i IMAGE]... [OPTION]... PROMPT\n\n"
     "OPTIONS\n"
-    "  -m, --model DIR       model folder (default: $LIMN_MODEL, else models/pictogram)\n"
+    "  -m, --model DIR       model folder (default: $LIMN_MODEL, else the one that comes with limn)\n"
     "  -i, --image FILE      a reference image: PNG, JPEG or WebP; \"Image 1\" is the first, up to four\n"
     "  -s, --size WxH        size in pixels, rounded down to multiples of 16 (default: the first reference's "
     "size,\n"
@@ -490,7 +491,8 @@ int command_generate(int count, char **arguments) {
         return 2;
     }
     if (!options.model) options.model = getenv("LIMN_MODEL");
-    if (!options.model) options.model = "models/pictogram";
+    char bundled[PATH_MAX];
+    if (!options.model) bundled_model(bundled), options.model = bundled;
     if (!options.seed_given) {
         uint64_t random = 0;
         if (getrandom(&random, sizeof random, 0) != sizeof random) random = 0;

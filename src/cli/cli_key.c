@@ -2,8 +2,9 @@
 // catalog (limn.yaml), store.
 #include "base/clock.h"
 #include "base/file.h"
-#include "catalog/config.h"
+#include "catalog/catalog.h"
 #include "cli/commands.h"
+#include "cli/key_models.h"
 #include "cli/options.h"
 #include "cli/state.h"
 #include "store/key_table.h"
@@ -32,7 +33,11 @@ static const char HELP[] =
     "  --project NAME           project of its requests (default: default); given again: others that it may "
     "name,\n"
     "                           * for all\n"
-    "  --models LIST            models that it may use, separated by commas, with * and ? (default: all)\n"
+    "  --models LIST            models that it may use, separated by commas, with * and ? (default: all); "
+    "aliases of\n"
+    "                           limn.yaml become what they mean now\n"
+    "  --priority LEVEL         low, normal or high: whose requests go first when several wait (default: "
+    "normal)\n"
     "  --budget-day USD         dollars a day (UTC), a month, in all; a request that may cost more than is "
     "left is\n"
     "  --budget-month USD       answered with 402\n"
@@ -125,6 +130,8 @@ static bool read_option(struct key_command *command, int letter, const char *tex
         if (strlen(text) >= sizeof key->models) return usage("--models", "at most 1023 letters");
         memcpy(key->models, text, strlen(text) + 1);
         return true;
+    case 'P':
+        return key_priority_from_name(text, &key->priority) || usage("--priority", "low, normal or high");
     case 'd':
         return read_money("--budget-day", text, &key->budget_day_micros);
     case 'M':
@@ -163,6 +170,7 @@ static int read_arguments(struct key_command *command, int count, char **argumen
         {"admin", no_argument, NULL, 'A'},
         {"project", required_argument, NULL, 'p'},
         {"models", required_argument, NULL, 'm'},
+        {"priority", required_argument, NULL, 'P'},
         {"budget-day", required_argument, NULL, 'd'},
         {"budget-month", required_argument, NULL, 'M'},
         {"budget-total", required_argument, NULL, 't'},
@@ -225,8 +233,24 @@ static bool print_json(json_t *value, struct error *error) {
     return true;
 }
 
+// A key is held against the ids of models: what its maker calls them is found out now.
+static bool resolve_models(struct key_command *command, struct error *error) {
+    char given[KEY_MODELS_MOST];
+    struct config config = {0};
+    memcpy(given, command->key.models, sizeof given);
+    struct catalog *catalog =
+        config_load(&config, command->config, error) ? catalog_open(&config, error) : NULL;
+    bool good = catalog && key_models_resolve(catalog, &config, command->key.models, error);
+    catalog_close(catalog);
+    config_free(&config);
+    if (good && strcmp(given, command->key.models))
+        fprintf(stderr, "--models %s: the key may use %s\n", given, command->key.models);
+    return good;
+}
+
 static bool create(struct database *database, struct key_command *command, struct error *error) {
     char text[KEY_TEXT_MOST];
+    if (*command->key.models && !resolve_models(command, error)) return false;
     if (!key_create(database, &command->key, clock_unix_micros(), text, error)) return false;
     if (command->json)
         return print_json(json_pack("{s:s, s:o, s:s}", "id", command->key.id, "name",
@@ -245,9 +269,10 @@ static const char *day_of(const json_t *time) {
 
 static void print_line(const json_t *key) {
     const json_t *total = json_object_get(json_object_get(key, "usage"), "total");
-    printf("%-12s  %-7s  %-5s  %-24.24s  %-10.10s  %-10.10s  %12.6f  %8" JSON_INTEGER_FORMAT "  %s\n",
+    printf("%-12s  %-7s  %-5s  %-8s  %-24.24s  %-10.10s  %-10.10s  %12.6f  %8" JSON_INTEGER_FORMAT "  %s\n",
            json_string_value(json_object_get(key, "id")), json_string_value(json_object_get(key, "status")),
            json_is_true(json_object_get(key, "admin")) ? "yes" : "no",
+           json_string_value(json_object_get(key, "priority")),
            json_string_value(json_object_get(key, "name")), day_of(json_object_get(key, "created_at")),
            day_of(json_object_get(key, "expires_at")), json_real_value(json_object_get(total, "spent")),
            json_integer_value(json_object_get(total, "images")),
@@ -284,8 +309,8 @@ static bool list(struct database *database, const struct key_command *command, s
     json_t *keys = all_keys(database, command->all, error);
     if (!keys) return false;
     if (command->json) return print_json(keys, error);
-    printf("%-12s  %-7s  %-5s  %-24s  %-10s  %-10s  %12s  %8s  %s\n", "id", "status", "admin", "name",
-           "created", "expires", "spent USD", "images", "project");
+    printf("%-12s  %-7s  %-5s  %-8s  %-24s  %-10s  %-10s  %12s  %8s  %s\n", "id", "status", "admin",
+           "priority", "name", "created", "expires", "spent USD", "images", "project");
     size_t index;
     json_t *key;
     json_array_foreach(keys, index, key) print_line(key);

@@ -16,8 +16,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define MODEL_DEFAULT "models/pictogram"
-#define SPOOLS_MOST   64
+#define SPOOLS_MOST 64
 
 static const char HELP[] =
     "limn serve - serve models as the OpenAI Images API\n"
@@ -39,7 +38,7 @@ static const char HELP[] =
     "config "
     "print`\n"
     "                       lists what can stand there; the options below win\n"
-    "  --model DIR          model folder (default: $LIMN_MODEL, else " MODEL_DEFAULT ")\n"
+    "  --model DIR          model folder (default: $LIMN_MODEL, else the one that comes with limn)\n"
     "  --host ADDRESS       address to listen on (default: 127.0.0.1); others than loopback need a key "
     "first\n"
     "  --port N             port to listen on, 0 for any free one (default: 8080)\n"
@@ -70,6 +69,7 @@ struct serve_options {
     const char *config_path;
     char *model_path, *state, *media, *records, *spool, *program;
     const char *worker_program; // NULL: this binary
+    char bundled[PATH_MAX];     // the model that comes with limn
     struct catalog *catalog;
     int lock; // of the spool folder, -1: none
     struct log log;
@@ -270,6 +270,7 @@ static void take_limits(struct server_limits *limits, const struct config *confi
     limits->file_bytes = (uint64_t)config->limits.image_bytes;
     limits->body_bytes = (uint64_t)config->limits.body_bytes;
     limits->buffered_bytes = (uint64_t)config->limits.buffered_bytes;
+    limits->spool_bytes = (uint64_t)config->limits.spool_bytes;
     limits->pixels = (double)config->limits.image_pixels;
     limits->stop_seconds = config->server.drain_seconds;
 }
@@ -313,7 +314,7 @@ static bool prepare(struct serve_options *options, struct error *error) {
     if (*config->local.model)
         model = config->local.model;
     else if (!model || !*model)
-        model = MODEL_DEFAULT;
+        bundled_model(options->bundled), model = options->bundled;
     options->model_path = realpath(model, NULL);
     if (!options->model_path)
         return error_set(error, ERROR_NOT_FOUND, "%s: %s; --model names the model folder", model,
@@ -413,6 +414,10 @@ static bool serve(struct serve_options *options, struct error *error) {
         return false;
     }
     struct server *server = server_open(&options->server, error);
+    if (!server && error->kind == ERROR_CANCELLED) {
+        log_info(&options->log, "%s", error->message);
+        return true;
+    }
     if (!server) return false;
     greet(server, options->catalog);
     bool good = server_run(server, error);

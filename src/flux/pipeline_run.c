@@ -323,9 +323,14 @@ static bool decode_all(struct run *run, struct error *error) {
             !decode(run, run->latents + k * run->tokens * run->channels, &image, error))
             return false;
         run->result->images[k] = (struct limn_image){image.width, image.height, image.pixels};
-        if (k > 0) continue;
-        see(run, "decoded", DTYPE_F32, 3, (int64_t[]){3, image.height, image.width}, run->pixels);
-        see(run, "picture", DTYPE_U8, 3, (int64_t[]){image.height, image.width, 3}, image.pixels);
+        if (k == 0) {
+            see(run, "decoded", DTYPE_F32, 3, (int64_t[]){3, image.height, image.width}, run->pixels);
+            see(run, "picture", DTYPE_U8, 3, (int64_t[]){image.height, image.width, 3}, image.pixels);
+        }
+        run->progress.decoded = true;
+        bool go_on = report(run);
+        run->progress.decoded = false;
+        if (!go_on) return error_set(error, ERROR_CANCELLED, "cancelled");
     }
     return true;
 }
@@ -487,7 +492,8 @@ static bool run_stages(struct run *run, struct error *error) {
     run->grids[0] = (struct token_grid){request->height / multiple, request->width / multiple, 0};
     run->tokens = token_grid_tokens(&run->grids[0]);
     run->began = clock_seconds();
-    run->progress = (struct limn_progress){.images = request->count, .steps = request->steps};
+    run->progress =
+        (struct limn_progress){.images = request->count, .steps = request->steps, .result = run->result};
     *run->result = (struct limn_result){.count = request->count,
                                         .seed = request->seed,
                                         .width = request->width,

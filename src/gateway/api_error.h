@@ -55,7 +55,7 @@ struct api_error {
     enum api_code code; // API_OK: none
     char param[64];     // the parameter at fault, or ""
     char message[600];  // one line
-    double retry_after; // seconds; 0: not said
+    double retry_after; // seconds; 0: not said; INFINITY: the same request never succeeds
 };
 
 // Sets [error] unless it is set; returns false.

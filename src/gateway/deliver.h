@@ -9,16 +9,24 @@
 
 #include "gateway/inside.h"
 
-// Moves the pictures that are to have a URL into media. On failure none stays there.
-bool deliver_store(struct work *work, struct error *error);
+// Moves picture [index] into media where it is to have a URL, or belongs to an answer that is kept, or pictures are kept for the
+// history.
+bool deliver_store(struct work *work, int index, struct error *error);
 
 // Appends the answer. Pictures that failed stand in metadata.errors.
-bool deliver_body(struct work *work, struct buffer *out, struct error *error);
+bool deliver_body(struct work *work, struct answer *out, struct error *error);
+// The same for the history, of a stream, too: pictures are named by the URLs of what is kept of them, null where that is nothing.
+bool deliver_kept(struct work *work, struct answer *out, struct error *error);
 
-// Appends one completed event a picture.
-bool deliver_events(struct work *work, struct buffer *out, struct error *error);
-// The same from an answer's body (text, as deliver_body made it for this stream), for one who attached late or comes back.
-bool deliver_replay(enum image_mode mode, const char *body, size_t size, struct buffer *out);
+// What a completed event says of its own picture alone.
+struct picture_bill {
+    struct usage usage;
+    int64_t cost_micros;
+};
+
+// Appends the completed event of picture [index].
+bool deliver_completed(struct work *work, int index, const struct picture_bill *bill, struct answer *out,
+                       struct error *error);
 
 // Appends the event of preview [partial] (from 0) of picture [index], which lies in [path], width x height pixels.
 bool deliver_partial(const struct work *work, const char *path, int width, int height, int index, int partial,
@@ -26,5 +34,8 @@ bool deliver_partial(const struct work *work, const char *path, int width, int h
 
 // Appends "event: error".
 bool deliver_error(const struct api_error *error, struct buffer *out);
+
+// Whether the answer is kept for whoever comes back for it.
+bool deliver_is_kept(const struct work *work);
 
 #endif

@@ -22,7 +22,8 @@ struct transfer {
     char *url, *path;
     int file;
     int64_t bytes;
-    bool refused; // an address that is not public
+    bool refused;    // an address that is not public
+    bool wrong_port; // one that no web site has
     struct error error;
     fetch_done *done;
     void *context;
@@ -81,11 +82,21 @@ bool fetch_is_public(const struct sockaddr *address) {
 
 // ---------------------------------------------------------------------------------------------------------- transfers
 
+// Other ports belong to other services, which a URL is not to reach.
+static bool is_web_port(const struct sockaddr *address) {
+    in_port_t port = address->sa_family == AF_INET
+                         ? ((const struct sockaddr_in *)(const void *)address)->sin_port
+                         : ((const struct sockaddr_in6 *)(const void *)address)->sin6_port;
+    return ntohs(port) == 443 || ntohs(port) == 8443;
+}
+
 static curl_socket_t on_socket(void *context, curlsocktype purpose, struct curl_sockaddr *address) {
     struct transfer *transfer = context;
     const struct fetch_options *options = &transfer->fetch->options;
-    if (purpose != CURLSOCKTYPE_IPCXN || !options->may_connect(&address->addr)) {
-        transfer->refused = true;
+    bool port = options->may_connect != fetch_is_public || is_web_port(&address->addr);
+    if (purpose != CURLSOCKTYPE_IPCXN || !port || !options->may_connect(&address->addr)) {
+        transfer->wrong_port = !port;
+        transfer->refused = port;
         return CURL_SOCKET_BAD;
     }
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
@@ -138,6 +149,10 @@ static void explain(struct transfer *transfer, CURLcode result) {
     if (error->kind != ERROR_NONE) return; // on_data said it
     if (transfer->refused)
         error_set(error, ERROR_INPUT, "the URL leads to an address that is not public");
+    else if (transfer->wrong_port)
+        error_set(error, ERROR_INPUT, "the URL leads to a port other than 443 and 8443");
+    else if (result == CURLE_LOGIN_DENIED)
+        error_set(error, ERROR_INPUT, "the URL leads to one with a user name");
     else if (result == CURLE_OPERATION_TIMEDOUT)
         error_set(error, ERROR_INPUT, "the URL did not answer in full within %g seconds", options->seconds);
     else if (result == CURLE_TOO_MANY_REDIRECTS)
@@ -174,6 +189,7 @@ static bool set_up(struct transfer *transfer) {
         curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 1L) == CURLE_OK &&
         curl_easy_setopt(curl, CURLOPT_MAXREDIRS, (long)options->redirects_most) == CURLE_OK &&
         curl_easy_setopt(curl, CURLOPT_PROXY, "") == CURLE_OK && // whatever the environment says
+        curl_easy_setopt(curl, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L) == CURLE_OK && // also behind a redirect
         curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, on_socket) == CURLE_OK &&
         curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, transfer) == CURLE_OK &&
         // A kept connection would have been judged for another transfer.
@@ -266,11 +282,13 @@ static void *run(void *context) {
 // A user name in a URL is a way to make it look like another.
 static bool check_url(const char *url, struct error *error) {
     CURLU *parts = curl_url();
-    char *user = NULL, *scheme = NULL;
+    char *user = NULL, *password = NULL, *scheme = NULL;
     bool good = parts && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
                 curl_url_get(parts, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK && !strcmp(scheme, "https");
-    bool named = good && curl_url_get(parts, CURLUPART_USER, &user, 0) == CURLUE_OK;
+    bool named = good && (curl_url_get(parts, CURLUPART_USER, &user, 0) == CURLUE_OK ||
+                          curl_url_get(parts, CURLUPART_PASSWORD, &password, 0) == CURLUE_OK);
     curl_free(user);
+    curl_free(password);
     curl_free(scheme);
     curl_url_cleanup(parts);
     if (!good) return error_set(error, ERROR_INPUT, "expected an https URL");

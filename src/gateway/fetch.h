@@ -2,7 +2,7 @@
 //
 // DESIGN. One thread runs all transfers. Only https is spoken, also after a redirect. The address is judged when the socket is
 // about to be opened, of what the name was resolved to for that very connection: a name that resolves to something else the
-// second time, or a redirect, is judged like the first. Proxies of the environment, cookies and passwords are not used.
+// second time, or a redirect, is judged like the first; where fetch_is_public judges, so is the port: 443 or 8443. Proxies of the environment, cookies and passwords are not used.
 #ifndef LIMN_GATEWAY_FETCH_H
 #define LIMN_GATEWAY_FETCH_H
 

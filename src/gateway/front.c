@@ -5,6 +5,7 @@
 #include "gateway/inside.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,8 +132,14 @@ static void replay(struct work *work, struct store_begun *begun) {
     if (begun->answer.http_status >= 400 || !begun->answer.body) {
         read_error(begun->answer.body, begun->answer.size, &work->error);
     } else {
-        work->body = (struct buffer){begun->answer.body, begun->answer.size, begun->answer.size + 1};
+        struct error cause = {0};
+        work->answer.text = (struct buffer){begun->answer.body, begun->answer.size, begun->answer.size + 1};
         begun->answer.body = NULL;
+        if (!answer_read_list(&work->answer, begun->answer.pictures, &cause)) {
+            log_error(gateway->log, "%s: %s", begun->request_id, cause.message);
+            api_error_set(&work->error, API_INTERNAL_ERROR, "",
+                          "the kept answer of request %s cannot be read", begun->request_id);
+        }
     }
     work_conclude(work);
 }
@@ -173,12 +180,15 @@ static void refuse_begun(struct work *work, const struct store_begun *begun) {
         break;
     case STORE_NO_IMAGES:
         api_error_set(error, API_RATE_LIMITED, "", "%s", begun->message);
-        error->retry_after = begun->retry_seconds;
+        error->retry_after = begun->retry_seconds > 0 ? begun->retry_seconds : INFINITY;
+        break;
+    case STORE_KEY_OVER:
+        api_error_set(error, API_EXPIRED_KEY, "", "%s", begun->message);
         break;
     case STORE_NO_KEY:
         api_error_set(error, API_AUTHENTICATION_FAILED, "", "%s", begun->message);
         break;
-    default:
+    default: // STORE_UNWRITTEN: nor can the refusal be
         log_error(work->gateway->log, "%s: not recorded: %s", work->id, begun->error.message);
         if (strstr(begun->error.message, strerror(ENOSPC)))
             api_error_set(error, API_STORAGE_FULL, "", "the server has no room left for its records");
@@ -187,13 +197,42 @@ static void refuse_begun(struct work *work, const struct store_begun *begun) {
                           "the server cannot write its records now; try again");
         break;
     }
-    work_conclude(work);
+    if (begun->outcome == STORE_UNWRITTEN)
+        work_conclude(work);
+    else
+        refuse(work);
+}
+
+// Whether another call may have run it already: what a run needs is then asked for when the store has said that it is new.
+static bool claims(const struct work *work) {
+    return work->idempotency_key && work->gateway->store;
+}
+
+// Pictures a day of one address, for programs without a key. What is not delivered is given back (work_conclude).
+static bool check_daily(struct work *work, struct api_error *error) {
+    struct gateway *gateway = work->gateway;
+    int64_t most = gateway->config->auth.keyless_images_per_day;
+    double wait = 0;
+    if (!work->keyless || !work->principal || most <= 0 || work->dry_run) return true;
+    if (daily_take(gateway->daily, work->principal, work->request->count, most, work->created, &wait)) {
+        work->daily_taken = work->request->count;
+        return true;
+    }
+    api_error_set(error, API_RATE_LIMITED, "",
+                  "without a key an address has %lld pictures a day; the day ends at midnight UTC",
+                  (long long)most);
+    error->retry_after = work->request->count > most ? INFINITY : wait;
+    return false;
 }
 
 static void on_begun(void *context, struct store_begun *begun) {
     struct work *work = context;
     switch (begun->outcome) {
     case STORE_NEW:
+        if (claims(work) && !check_daily(work, &work->error)) {
+            run_settle(work);
+            break;
+        }
         if (work->asynchronous) accept_call(work, work->id, false);
         run_start(work);
         break;
@@ -288,7 +327,8 @@ static void on_fetched(void *context, const char *path, const struct error *why)
     } else if (!file_map(path, &map, &cause)) {
         api_error_from(&work->error, &cause);
     } else {
-        image_request_fill(request, picture, map.data, map.size, &work->error);
+        if (image_request_take_room(request, map.size, &work->error))
+            image_request_fill(request, picture, map.data, map.size, &work->error);
         file_unmap(&map);
     }
     if (work->error.code != API_OK)
@@ -344,21 +384,12 @@ static bool check_running(struct gateway *gateway, const char *principal, struct
            gateway_refuse(&refusal, &cause, error);
 }
 
-// Pictures a day of one address, for programs without a key. What is not delivered is given back (work_conclude).
-static bool check_daily(struct work *work, const struct principal *principal, struct api_error *error) {
-    struct gateway *gateway = work->gateway;
-    int64_t most = gateway->config->auth.keyless_images_per_day;
-    double wait = 0;
-    if (!principal || !principal->keyless || !work->principal || most <= 0 || work->dry_run) return true;
-    if (daily_take(gateway->daily, work->principal, work->request->count, most, work->created, &wait)) {
-        work->daily_taken = work->request->count;
-        return true;
-    }
-    api_error_set(error, API_RATE_LIMITED, "",
-                  "without a key an address has %lld pictures a day; the day ends at midnight UTC",
-                  (long long)most);
-    error->retry_after = wait;
-    return false;
+static bool check_asynchronous(const struct work *work, struct api_error *error) {
+    if (!work->asynchronous || !work->request->sync_mode || work->dry_run) return true;
+    return api_error_set(
+        error, API_INVALID_REQUEST, "sync_mode",
+        "sync_mode: nothing of the picture is kept, so nobody could fetch it later; leave it out, "
+        "or leave out Prefer: respond-async");
 }
 
 bool gateway_has_room(struct gateway *gateway, struct api_error *error) {
@@ -371,20 +402,14 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
     if (!work) return false;
     if (work->asynchronous) request->stream = false;
     bool good = plan_make(&work->plan, gateway->catalog, gateway->config, call->principal, request, error) &&
-                check_fetch(gateway, request, error) && work_allot(work, error);
-    if (!good) {
-        work->error = *error;
-        record_refusal(work);
-    }
+                check_fetch(gateway, request, error) && check_asynchronous(work, error) &&
+                work_allot(work, error);
     // A call whose request runs already, or has ended, needs no room.
-    good = good && (work->dry_run || (work->idempotency_key && gateway->store) ||
-                    check_running(gateway, work->principal, error));
-    if (good && !check_daily(work, call->principal, error)) {
+    good = good && (work->dry_run || claims(work) || check_running(gateway, work->principal, error));
+    good = good && (claims(work) || check_daily(work, error));
+    if (!good) {
         work->error = *error;
         record_refusal(work);
-        good = false;
-    }
-    if (!good) {
         work_close(work);
         return false;
     }
@@ -397,26 +422,32 @@ bool gateway_start(struct gateway *gateway, struct image_request *request, const
 
 // With the lock held: whether the work goes on without its calls.
 static bool is_wanted(const struct work *work) {
-    if (work->idempotency_key || work->asynchronous) return true;
+    if (deliver_is_kept(work) || work->stage >= WORK_SETTLING) return true;
     for (const struct call *call = work->calls; call; call = call->next)
         if (!call->gone) return true;
     return false;
+}
+
+static struct call *find_call(const struct work *work, const char *id) {
+    struct call *call = work->calls;
+    while (call && strcmp(call->id, id)) call = call->next;
+    return call;
 }
 
 void gateway_cancel(struct gateway *gateway, const char *id) {
     char work_id[REQUEST_ID_MOST] = "";
     int jobs = 0;
     pthread_mutex_lock(&gateway->lock);
-    for (struct work *work = gateway->works; work && !*work_id; work = work->next)
-        for (struct call *call = work->calls; call; call = call->next) {
-            if (strcmp(call->id, id)) continue;
-            call->gone = true;
-            if (is_wanted(work)) break;
-            work->cancelled = true;
-            memcpy(work_id, work->id, sizeof work_id);
-            jobs = work->plan.calls;
-            break;
-        }
+    struct work *work = work_find(gateway, id, false); // mostly it is the call that began it
+    struct call *call = work ? find_call(work, id) : NULL;
+    for (int i = 0; i < WORK_SLOTS && !call; i++)
+        for (work = gateway->works[i]; work && !(call = find_call(work, id));) work = work->next;
+    if (call) call->gone = true;
+    if (call && !is_wanted(work)) {
+        work->cancelled = true;
+        memcpy(work_id, work->id, sizeof work_id);
+        jobs = work->plan.calls;
+    }
     pthread_mutex_unlock(&gateway->lock);
     if (*work_id) work_cancel_jobs(gateway, work_id, jobs);
 }

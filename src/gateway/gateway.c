@@ -1,12 +1,16 @@
 // See gateway.h: opening, closing, what is said of the whole. Relies on inside.h.
 #include "gateway/inside.h"
+#include "base/clock.h"
 #include "base/file.h"
 
 #include <ctype.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define STOP_CHECK_SECONDS 0.1
 
 // ------------------------------------------------------------------------------------------------------------ models
 
@@ -89,6 +93,28 @@ static bool open_catalog(struct gateway *gateway, const struct gateway_options *
     return gateway->catalog != NULL;
 }
 
+// In small steps, so that whoever starts the server can change his mind.
+static bool wait_ready(struct gateway *gateway, const struct gateway_options *options, struct error *error) {
+    struct provider *provider = gateway->provider;
+    double start = clock_seconds(), deadline = start + options->start_seconds;
+    for (double now = start;; now = clock_seconds()) {
+        struct error cause = {0};
+        bool last = !options->stopped || deadline - now <= STOP_CHECK_SECONDS;
+        double seconds = last ? fmax(0, deadline - now) : STOP_CHECK_SECONDS;
+        if (provider->wait_ready(provider, NULL, seconds, &gateway->model_info, &cause)) return true;
+        // What was said before the time was over is not about the time.
+        if (cause.kind != ERROR_UNAVAILABLE || clock_seconds() - now < seconds * 0.9) {
+            *error = cause;
+            return false;
+        }
+        if (last)
+            return error_set(error, ERROR_UNAVAILABLE, "no worker was ready within %.0f s (local.start_time)",
+                             options->start_seconds);
+        if (options->stopped(options->stopped_context))
+            return error_set(error, ERROR_CANCELLED, "stopped before the model was open");
+    }
+}
+
 static bool open_provider(struct gateway *gateway, const struct gateway_options *options,
                           struct error *error) {
     struct scheduler_model models[SCHEDULER_MODELS_MOST];
@@ -109,8 +135,7 @@ static bool open_provider(struct gateway *gateway, const struct gateway_options 
     struct provider *(*open)(const struct scheduler_options *, queue_listener *, void *, struct error *) =
         options->open_provider ? options->open_provider : provider_local_open;
     gateway->provider = open(&local, run_listen, gateway, error);
-    return gateway->provider && gateway->provider->wait_ready(gateway->provider, NULL, options->start_seconds,
-                                                              &gateway->model_info, error);
+    return gateway->provider && wait_ready(gateway, options, error);
 }
 
 static bool open_fetch(struct gateway *gateway, const struct gateway_options *given, struct error *error) {

@@ -52,6 +52,9 @@ struct gateway_options {
         queue; // of the local engine; spool_folder is emptied here, model_folder is the model that is served
     struct media *media;
     double start_seconds; // how long to wait for the first worker
+    // Asked several times a second while that is waited for: true ends it with ERROR_CANCELLED. NULL: never.
+    bool (*stopped)(void *context);
+    void *stopped_context;
     const struct log *log;
     // All borrowed. Without a configuration everything is at its default; without a catalog the gateway opens one; without a
     // store nothing is recorded and there are no idempotency keys.

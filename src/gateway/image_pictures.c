@@ -53,7 +53,8 @@ static bool take_data_uri(struct image_request *request, struct image_reference 
         crypto_generichash(picture->hash, sizeof picture->hash, (unsigned char *)bytes.data, bytes.length,
                            NULL, 0);
         picture->has_hash = true;
-        good = write_spool(request, picture->file, &bytes, error);
+        good = image_request_take_room(request, bytes.length, error) &&
+               write_spool(request, picture->file, &bytes, error);
     }
     buffer_free(&bytes);
     return good;

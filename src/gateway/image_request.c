@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SPOOL_RETRY_SECONDS 5
+
 void image_request_init(struct image_request *request, enum image_mode mode, const char *id) {
     *request = (struct image_request){
         .mode = mode, .count = 1, .compression = -1, .guidance = -1, .pixels_most = PICTURE_PIXELS_MOST};
@@ -19,6 +21,22 @@ void image_request_free(struct image_request *request) {
     arena_free(&request->arena);
     json_decref(request->given);
     request->given = NULL;
+    if (request->room) atomic_fetch_sub(&request->room->used, request->room_taken);
+    request->room_taken = 0;
+}
+
+bool image_request_take_room(struct image_request *request, size_t bytes, struct api_error *error) {
+    struct spool_room *room = request->room;
+    if (!room) return true;
+    unsigned long long before = atomic_fetch_add(&room->used, bytes);
+    request->room_taken += bytes; // given back with the rest, also when it is too much
+    if (!room->most || before + bytes <= room->most) return true;
+    error->retry_after = SPOOL_RETRY_SECONDS;
+    return api_error_set(
+        error, API_STORAGE_FULL, "",
+        "the server holds as many pictures of waiting requests as it may (limits.spool_bytes, "
+        "%.0f MiB); try again later",
+        (double)room->most / 1048576);
 }
 
 bool image_request_ignore(struct image_request *request, const char *name, struct api_error *error) {

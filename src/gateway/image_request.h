@@ -12,6 +12,8 @@
 #include "gateway/api_error.h"
 #include "image/image.h"
 
+#include <stdatomic.h>
+
 #define REQUEST_ID_MOST     40 // with the 0 byte
 #define REFERENCES_MOST     4
 #define REQUEST_COUNT_MOST  10
@@ -27,6 +29,12 @@
 #define GUIDANCE_MOST       20
 #define LORAS_MOST          4
 #define LORA_SCALE_MOST     4.0
+
+// Bytes of pictures that lie in the spool folder for requests that wait or run, all together. Any thread.
+struct spool_room {
+    atomic_ullong used;
+    unsigned long long most; // 0: no limit
+};
 
 // A picture that came with the request.
 struct image_reference {
@@ -51,7 +59,9 @@ struct image_request {
     enum image_mode mode;
     const char *spool_folder; // borrowed; where pictures of data URIs are put; NULL: such are refused
     int64_t pixels_most;      // of a picture that comes in, by its header
-    struct arena arena;       // the strings below
+    struct spool_room *room;  // borrowed; NULL: nobody counts
+    unsigned long long room_taken;
+    struct arena arena; // the strings below
     json_t *given; // every parameter that was given, but the pictures; for the record and the fingerprint
 
     const char *prompt;
@@ -87,8 +97,11 @@ struct image_request {
 };
 
 void image_request_init(struct image_request *request, enum image_mode mode, const char *id);
-void image_request_free(
-    struct image_request *request); // what it holds; files in the spool stay. NULL is fine
+// What it holds, its room in the spool, too; files there stay. NULL is fine.
+void image_request_free(struct image_request *request);
+
+// Counts bytes that are to be written into the spool; API_STORAGE_FULL when there is no room for them.
+bool image_request_take_room(struct image_request *request, size_t bytes, struct api_error *error);
 
 // Reads every member of [fields] (borrowed). [from_form]: values are texts (or arrays of texts, for names that ended with []).
 // Then checks what must be there whatever the model. Files of a form are added by the caller, before.

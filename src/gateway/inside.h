@@ -8,6 +8,7 @@
 #ifndef LIMN_GATEWAY_INSIDE_H
 #define LIMN_GATEWAY_INSIDE_H
 
+#include "gateway/answer.h"
 #include "gateway/daily.h"
 #include "gateway/fetch.h"
 #include "gateway/gateway.h"
@@ -18,6 +19,7 @@
 #include <pthread.h>
 
 #define JOB_ID_MOST (REQUEST_ID_MOST + 4)
+#define WORK_SLOTS  1024
 
 // An HTTP request whose client waits.
 struct call {
@@ -28,12 +30,21 @@ struct call {
     bool replayed;
 };
 
+// Tokens, as a usage report counts them.
+struct usage {
+    int text, references, output;
+};
+
 struct picture {
     bool there;
-    char *path; // in the spool, NULL once it was moved
+    bool shown;  // it, or a preview of it, went to a client that was reading
+    bool billed; // it is among what is charged
+    char *path;  // in the spool, NULL once it was moved
     int width, height;
     uint64_t seed;
     bool transparent;
+    size_t bytes;                // of its file
+    int output_tokens;           // of it, or of the preview so far
     char media[MEDIA_NAME_MOST]; // its name there, or ""
 };
 
@@ -43,7 +54,7 @@ struct job {
     int first, count, delivered;
     bool over;
     struct api_error error; // why it failed
-    int text_tokens, reference_tokens, output_tokens;
+    int text_tokens, reference_tokens;
     int attempt; // the present one, index of work->attempts; -1: none yet
 };
 
@@ -58,7 +69,8 @@ struct work {
     struct arena arena; // the strings of this struct
     const char *base_url, *endpoint, *idempotency_key, *trace_id, *project, *key_id, *principal;
     uint64_t request_bytes;
-    bool dry_run, asynchronous;
+    bool dry_run, asynchronous, keyless;
+    enum scheduler_priority priority; // of its key
     unsigned char fingerprint[32];
     int64_t created, queued; // unix micros
     int daily_taken;         // pictures counted against the address's day
@@ -86,10 +98,15 @@ struct work {
     struct api_error error; // API_OK: at least one picture
     int status;             // of a good answer; 0: 200
     char location[64];
-    struct buffer body;   // the answer
-    struct buffer events; // the end of the stream
-    int delivered;
-    int64_t cost_micros;
+    // What is kept of the pictures that came in (keep.c).
+    struct store_media inputs[REFERENCES_MOST + 1];
+    int input_count;
+    struct answer answer;    // a good one: the body, or the events of the stream
+    struct buffer body;      // the same as it is sent; made when it is needed
+    struct api_error unread; // why it cannot be made
+    struct buffer ending;    // of the stream: what is sent when the request is recorded
+    int delivered;           // pictures that are charged
+    int64_t cost_micros;     // of them; of a stream: so far
 };
 
 struct gateway {
@@ -108,7 +125,7 @@ struct gateway {
     struct queue_model model_info; // what its worker said of it
     pthread_mutex_t lock;          // guards what follows
     pthread_cond_t idle;
-    struct work *works;
+    struct work *works[WORK_SLOTS]; // by their ids
     int work_count;
     bool stopping;
     int submitting;              // works that are being handed to the provider
@@ -135,8 +152,12 @@ struct work *work_find(struct gateway *gateway, const char *id, bool job);
 // Moves the only call of [from] to the work [id]; false when that is not in work any more.
 bool work_attach(struct work *from, const char *id);
 
-// Sends [chunk] (whole events; copied) to those who read the stream from its beginning. With work->lock held.
-void work_send_chunk(struct work *work, const struct buffer *chunk);
+// Tokens of what is charged.
+struct usage work_usage(const struct work *work);
+
+// Sends [chunk] (whole events; copied) to those who read the stream from its beginning; whether there are any. With work->lock
+// held.
+bool work_send_chunk(struct work *work, const struct buffer *chunk);
 // Answers [calls] (freed), each with the work's body or error. Several get copies.
 void work_answer(struct work *work, struct call *calls);
 // The end of every work that was enlisted: files, calls, the work itself go.
@@ -156,6 +177,15 @@ void run_start(struct work *work);
 void run_listen(void *context, const struct queue_event *event);
 // Ends a work that was begun and has no job in work: it is settled and answered.
 void run_settle(struct work *work);
+
+// ----------------------------------------------------------------------------------------------------------- keep.c
+
+// Whether the owner wants what is in this request to be kept, and the caller has not asked for the contrary.
+bool keep_wanted(const struct work *work);
+// How long the media of its pictures live; [has_url]: they are answered as URLs.
+double keep_life(const struct work *work, bool has_url);
+// Moves the pictures that came in into media, once no job needs them any more.
+void keep_inputs(struct work *work);
 
 // Whether the card's model is the one that is served, under whatever id.
 bool gateway_serves(const struct gateway *gateway, const struct model_card *card);

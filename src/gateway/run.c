@@ -7,8 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-// ----------------------------------------------------------------------------------------------------------- the end
+// ---------------------------------------------------------------------------------------------------------- settling
 
 static void on_settled(void *context, const struct store_settled *settled) {
     struct work *work = context;
@@ -24,25 +25,36 @@ static enum store_status status_of(enum api_code code) {
     return api_code_info(code)->status < 500 ? STORE_REJECTED : STORE_FAILED;
 }
 
-// What is kept for whoever comes back. A failure that is worth a retry is not: the next call with that key runs.
-static bool kept_answer(const struct work *work, struct buffer *error_body, const struct buffer **answer) {
-    *answer = NULL;
-    if (!work->idempotency_key && !work->asynchronous) return true;
-    if (work->error.code == API_OK) {
-        *answer = &work->body;
-        return true;
-    }
+// What is kept for whoever comes back, or for the history; [made] and [body] have room for what is made anew. A failure that is
+// worth a retry is not: the next call with that key runs.
+static void keep_answer(struct work *work, struct answer *made, struct buffer *body, struct buffer *pictures,
+                        struct store_settle *settle) {
+    const struct buffer *answer = NULL;
+    struct error ignored = {0};
+    bool failed = work->error.code != API_OK;
     bool again = api_code_info(work->error.code)->retryable || work->error.code == API_CANCELLED;
-    if (again && work->idempotency_key) return true;
-    *answer = error_body;
-    return api_error_body(&work->error, error_body);
+    if (failed && (work->asynchronous || (work->idempotency_key && !again)) &&
+        api_error_body(&work->error, body))
+        answer = body;
+    if (!failed && deliver_is_kept(work) && answer_list(&work->answer, pictures)) answer = &work->answer.text;
+    bool history = !failed && !deliver_is_kept(work) && keep_wanted(work);
+    if (history && deliver_kept(work, made, &ignored)) answer = &made->text;
+    if (!answer) return;
+    settle->answer = answer->data;
+    settle->answer_size = answer->length;
+    settle->answer_pictures = pictures->data;
+    if (!failed && !history && work->request->stream) settle->answer_type = "text/event-stream";
 }
 
+#define KEPT_MOST (REQUEST_COUNT_MOST + REFERENCES_MOST + 1) // pictures of one request
+
 static void fill_settle(const struct work *work, struct store_settle *settle,
-                        const char *media[REQUEST_COUNT_MOST]) {
+                        struct store_media media[KEPT_MOST]) {
     const struct image_request *request = work->request;
     const struct catalog_choice *choice = &work->plan.choice;
+    const struct size_result *size = &work->plan.size;
     bool failed = work->error.code != API_OK;
+    struct usage usage = work_usage(work);
     *settle = (struct store_settle){.id = work->id,
                                     .status = status_of(work->error.code),
                                     .http_status = failed ? api_code_info(work->error.code)->status : 200,
@@ -52,34 +64,34 @@ static void fill_settle(const struct work *work, struct store_settle *settle,
                                     .provider = choice->provider->slug,
                                     .cost_micros = work->cost_micros,
                                     .images = work->delivered,
+                                    .text_tokens = usage.text,
+                                    .input_tokens = usage.references,
+                                    .output_tokens = usage.output,
+                                    .response_bytes = (int64_t)answer_length(&work->answer),
                                     .attempts = work->attempts,
                                     .attempt_count = work->attempt_count,
                                     .media = media};
     for (int i = 0; i < request->reference_count; i++)
         settle->input_pixels +=
             (int64_t)request->references[i].header.width * request->references[i].header.height;
-    for (int i = 0; i < request->count && !failed; i++) {
+    for (int i = 0; i < request->count; i++) {
         const struct picture *picture = &work->pictures[i];
-        if (!picture->there) continue;
-        settle->width = picture->width;
-        settle->height = picture->height;
-        settle->output_pixels += (int64_t)picture->width * picture->height;
-        if (*picture->media) media[settle->media_count++] = picture->media;
+        if (*picture->media)
+            media[settle->media_count++] = (struct store_media){picture->media, STORE_MEDIA_OUTPUT, i};
+        if (!picture->billed) continue;
+        settle->width = picture->there ? picture->width : size->deliver_width; // of some, previews were shown
+        settle->height = picture->there ? picture->height : size->deliver_height;
+        settle->output_pixels += (int64_t)settle->width * settle->height;
     }
-    for (int i = 0; i < work->job_count; i++) {
-        settle->text_tokens += work->jobs[i].text_tokens;
-        settle->input_tokens += work->jobs[i].reference_tokens;
-        settle->output_tokens += work->jobs[i].output_tokens;
-    }
-    settle->response_bytes = (int64_t)(work->body.length ? work->body.length : work->events.length);
+    for (int i = 0; i < work->input_count; i++) media[settle->media_count++] = work->inputs[i];
 }
 
 void run_settle(struct work *work) {
     struct gateway *gateway = work->gateway;
     struct store_settle settle;
-    const char *media[REQUEST_COUNT_MOST];
-    struct buffer error_body = {0};
-    const struct buffer *answer;
+    struct store_media media[KEPT_MOST];
+    struct answer made = {0};
+    struct buffer body = {0}, pictures = {0};
     struct error cause = {0};
     pthread_mutex_lock(&gateway->lock);
     work->stage = WORK_SETTLING;
@@ -88,14 +100,13 @@ void run_settle(struct work *work) {
         work_conclude(work);
         return;
     }
+    keep_inputs(work);
     fill_settle(work, &settle, media);
-    if (!kept_answer(work, &error_body, &answer)) answer = NULL;
-    if (answer) {
-        settle.answer = answer->data;
-        settle.answer_size = answer->length;
-    }
+    keep_answer(work, &made, &body, &pictures, &settle);
     bool good = store_settle(gateway->store, &settle, on_settled, work, &cause);
-    buffer_free(&error_body);
+    answer_free(&made);
+    buffer_free(&body);
+    buffer_free(&pictures);
     if (good) return;
     log_error(gateway->log, "%s: not recorded: %s", work->id, cause.message);
     work_conclude(work);
@@ -122,54 +133,116 @@ static void find_error(struct work *work) {
         api_error_set(&work->error, API_INTERNAL_ERROR, "", "the engine delivered no picture");
 }
 
-static bool make_answer(struct work *work, struct error *error) {
-    int calls = 0;
-    for (int i = 0; i < work->job_count; i++) calls += work->jobs[i].delivered > 0;
+// ----------------------------------------------------------------------------------------------------------- the bill
+
+static int billed_of(const struct work *work, const struct job *job) {
+    int billed = 0;
+    for (int k = job->first; k < job->first + job->count; k++) billed += work->pictures[k].billed;
+    return billed;
+}
+
+// What the pictures that are charged come to.
+static bool price_billed(const struct work *work, int64_t *micros, struct api_error *error) {
+    int images = 0, calls = 0;
     struct price bill;
-    if (!plan_price(&work->plan, work->request, work->delivered, calls, &bill, &work->error)) return false;
-    work->cost_micros = bill.micros;
+    *micros = 0;
+    for (int i = 0; i < work->job_count; i++) {
+        int billed = billed_of(work, &work->jobs[i]);
+        images += billed;
+        calls += billed > 0;
+    }
+    if (!images) return true;
+    if (!plan_price(&work->plan, work->request, images, calls, &bill, error)) return false;
+    *micros = bill.micros;
+    return true;
+}
+
+// What was delivered is charged. Of a stream that was cancelled that is each picture of which something was shown, be it a preview:
+// who stops after the last preview has had nearly all of the work and of the picture. Failures are free.
+static void make_bill(struct work *work) {
+    bool cancelled = work->error.code == API_CANCELLED, stream = work->request->stream;
+    work->delivered = 0;
+    for (int i = 0; i < work->request->count; i++) {
+        struct picture *picture = &work->pictures[i];
+        picture->billed = work->error.code == API_OK ? picture->there : cancelled && stream && picture->shown;
+        work->delivered += picture->billed;
+    }
+    struct api_error error = {0};
+    if (!price_billed(work, &work->cost_micros, &error)) {
+        if (work->error.code == API_OK) work->error = error;
+        work->cost_micros = 0;
+    }
     for (int i = 0; i < work->job_count; i++) {
         const struct job *job = &work->jobs[i];
         struct price part;
-        if (job->attempt < 0 || job->delivered == 0 ||
-            !plan_price(&work->plan, work->request, job->delivered, 1, &part, &work->error))
-            continue;
-        work->attempts[job->attempt].cost_micros = part.micros;
+        int billed = billed_of(work, job);
+        if (job->attempt < 0) continue;
+        struct store_attempt *attempt = &work->attempts[job->attempt];
+        attempt->images = billed;
+        if (billed && plan_price(&work->plan, work->request, billed, 1, &part, &error))
+            attempt->cost_micros = part.micros;
     }
-    bool needs_body = !work->request->stream || work->idempotency_key || work->asynchronous;
-    return deliver_store(work, error) && (!needs_body || deliver_body(work, &work->body, error)) &&
-           (!work->request->stream || deliver_events(work, &work->events, error));
+    if (!cancelled || !work->delivered) return;
+    work->error = (struct api_error){0};
+    api_error_set(
+        &work->error, API_CANCELLED, "",
+        "the request was cancelled after %d of its pictures had been shown, previews counted; they are "
+        "charged",
+        work->delivered);
+}
+
+// ------------------------------------------------------------------------------------------------------------- the end
+
+// Of a request that is no stream: all pictures at once.
+static bool make_answer(struct work *work, struct error *error) {
+    for (int i = 0; i < work->request->count; i++)
+        if (work->pictures[i].there && !deliver_store(work, i, error)) return false;
+    // What nobody waits for is put together when somebody asks.
+    return deliver_body(work, &work->answer, error) &&
+           (work->asynchronous || answer_write(&work->answer, work->gateway->media, &work->body, error));
+}
+
+// Of a stream: its pictures are out, what is left to say is that some are missing.
+static void end_stream(struct work *work) {
+    const struct api_error *why = NULL;
+    int missing = 0;
+    for (int i = 0; i < work->request->count; i++) missing += !work->pictures[i].there;
+    for (int i = 0; i < work->job_count && !why; i++)
+        if (work->jobs[i].error.code != API_OK) why = &work->jobs[i].error;
+    if (!missing || !why) return;
+    if (!deliver_error(why, &work->ending) ||
+        !buffer_add(&work->answer.text, work->ending.data, work->ending.length))
+        log_warning(work->gateway->log, "%s: no memory to say that pictures are missing", work->id);
 }
 
 static void remove_media(struct work *work) {
     for (int i = 0; i < work->request->count; i++) {
+        struct picture *picture = &work->pictures[i];
         struct error ignored = {0};
-        if (*work->pictures[i].media) media_remove(work->gateway->media, work->pictures[i].media, &ignored);
+        if (*picture->media) media_remove(work->gateway->media, picture->media, &ignored);
+        *picture->media = 0;
     }
 }
 
 // All jobs are over.
 static void finish(struct work *work) {
-    for (int i = 0; i < work->job_count; i++) {
-        struct job *job = &work->jobs[i];
-        for (int k = job->first; k < job->first + job->count; k++) job->delivered += work->pictures[k].there;
-        work->delivered += job->delivered;
-        if (job->attempt >= 0) work->attempts[job->attempt].images = job->delivered;
-    }
-    find_error(work);
     struct error cause = {0};
-    if (work->error.code == API_OK && !make_answer(work, &cause)) {
+    bool stream = work->request->stream;
+    for (int i = 0; i < work->request->count; i++) work->delivered += work->pictures[i].there;
+    find_error(work);
+    make_bill(work);
+    if (work->error.code == API_OK && !stream && !make_answer(work, &cause)) {
         api_error_from(&work->error, &cause);
         remove_media(work);
-        work->cost_micros = 0;
+        make_bill(work); // nothing
     }
-    if (work->error.code != API_OK) {
+    if (work->error.code == API_OK && stream) end_stream(work);
+    if (work->error.code != API_OK && !stream) {
+        answer_free(&work->answer);
         buffer_free(&work->body);
-        buffer_free(&work->events);
-        work->delivered = 0;
-        if (api_code_info(work->error.code)->status >= 500)
-            log_warning(work->gateway->log, "%s: %s", work->id, work->error.message);
     }
+    if (work->error.code != API_OK && api_code_info(work->error.code)->status >= 500)
+        log_warning(work->gateway->log, "%s: %s", work->id, work->error.message);
     run_settle(work);
 }
 
@@ -182,7 +255,8 @@ static void describe_job(const struct work *work, const struct job *job, struct 
     *turn = (struct scheduler_job){.model = gateway_serves(work->gateway, card) ? NULL
                                                                                 : card->id, // NULL: the first
                                    .principal = work->principal,
-                                   .streams = request->stream && request->partial_images > 0};
+                                   .priority = work->priority,
+                                   .streams = request->stream};
     turn->job = (struct queue_job){.id = job->id,
                                    .prompt = request->prompt,
                                    .reference_count = request->reference_count,
@@ -374,6 +448,11 @@ static void note_first_byte(struct work *work, const struct job *job) {
     if (!attempt->first_byte_at) attempt->first_byte_at = clock_unix_micros();
 }
 
+static void note_tokens(struct job *job, const struct queue_event *event) {
+    job->text_tokens = event->text_tokens;
+    job->reference_tokens = event->reference_tokens;
+}
+
 static void on_preview(struct work *work, struct job *job, const struct queue_event *event) {
     struct gateway *gateway = work->gateway;
     int index = job->first + event->image;
@@ -381,21 +460,76 @@ static void on_preview(struct work *work, struct job *job, const struct queue_ev
     struct buffer chunk = {0};
     struct error cause = {0};
     note_first_byte(work, job);
+    note_tokens(job, event);
     bool wanted = path && work->request->stream && index < work->request->count &&
                   work->partials[index] < work->request->partial_images;
     if (wanted && deliver_partial(work, path, event->width, event->height, index, work->partials[index],
                                   &chunk, &cause)) {
+        struct picture *picture = &work->pictures[index];
         work->partials[index]++;
-        work_send_chunk(work, &chunk);
+        picture->output_tokens = event->output_tokens;
+        picture->shown = work_send_chunk(work, &chunk) || picture->shown;
     }
     buffer_free(&chunk);
     free(path);
     spool_remove(gateway->spool, event->file);
 }
 
+static void drop_picture(struct work *work, struct picture *picture) {
+    struct error ignored = {0};
+    if (picture->path) remove(picture->path);
+    free(picture->path);
+    if (*picture->media) media_remove(work->gateway->media, picture->media, &ignored);
+    *picture = (struct picture){.shown = picture->shown};
+}
+
+// Whether all pictures of a stream are there. Then it is done: it is too late to cancel it.
+static bool is_complete(struct work *work) {
+    for (int i = 0; i < work->request->count; i++)
+        if (!work->pictures[i].there) return false;
+    pthread_mutex_lock(&work->gateway->lock);
+    bool cancelled = work->cancelled;
+    if (!cancelled) work->stage = WORK_SETTLING;
+    pthread_mutex_unlock(&work->gateway->lock);
+    return !cancelled;
+}
+
+// Sends a picture of a stream as soon as it is there; the last one when the request is recorded as done, so that nobody has heard of
+// the end of a request whose record says otherwise. Its event has its own part of usage and cost; what a call takes in counts
+// with the call's first picture, so that the parts come to the whole.
+static bool send_completed(struct work *work, const struct job *job, int index, struct error *error) {
+    struct picture *picture = &work->pictures[index];
+    struct picture_bill bill = {.usage = {.output = picture->output_tokens}};
+    struct answer event = {0};
+    struct buffer chunk = {0};
+    struct api_error refusal = {0};
+    int64_t before = work->cost_micros;
+    if (billed_of(work, job) == 0)
+        bill.usage.text = job->text_tokens, bill.usage.references = job->reference_tokens;
+    picture->billed = true;
+    bool good = price_billed(work, &work->cost_micros, &refusal) ||
+                error_set(error, ERROR_INTERNAL, "%s", refusal.message);
+    bill.cost_micros = work->cost_micros - before;
+    good =
+        good && deliver_store(work, index, error) && deliver_completed(work, index, &bill, &event, error) &&
+        answer_write(&event, work->gateway->media, &chunk, error) &&
+        (answer_append(&work->answer, &event) || error_set(error, ERROR_MEMORY, "no memory for the answer"));
+    if (good && is_complete(work))
+        good = buffer_add(&work->ending, chunk.data, chunk.length) ||
+               error_set(error, ERROR_MEMORY, "no memory for the answer");
+    else if (good)
+        picture->shown = work_send_chunk(work, &chunk) || picture->shown;
+    if (!good) work->cost_micros = before;
+    answer_free(&event);
+    buffer_free(&chunk);
+    return good;
+}
+
 static void on_image(struct work *work, struct job *job, const struct queue_event *event) {
     int index = job->first + event->image;
+    struct stat info;
     note_first_byte(work, job);
+    note_tokens(job, event);
     if (event->image < 0 || event->image >= job->count || work->pictures[index].there) {
         spool_remove(work->gateway->spool, event->file);
         return;
@@ -405,8 +539,16 @@ static void on_image(struct work *work, struct job *job, const struct queue_even
                                 .width = event->width,
                                 .height = event->height,
                                 .seed = event->seed,
+                                .output_tokens = event->output_tokens,
+                                .shown = picture->shown,
                                 .transparent = event->transparent};
     picture->there = picture->path != NULL;
+    if (picture->there && stat(picture->path, &info) == 0) picture->bytes = (size_t)info.st_size;
+    if (!picture->there || !work->request->stream) return;
+    struct error cause = {0};
+    if (send_completed(work, job, index, &cause)) return;
+    drop_picture(work, picture);
+    api_error_from(&job->error, &cause);
 }
 
 static void on_rerun(struct work *work, struct job *job, const struct queue_event *event) {
@@ -415,11 +557,7 @@ static void on_rerun(struct work *work, struct job *job, const struct queue_even
     end_attempt(work, job, status_of(error.code), &error);
     work->rerun = true;
     work->queued = clock_unix_micros();
-    for (int i = job->first; i < job->first + job->count; i++) {
-        if (work->pictures[i].path) remove(work->pictures[i].path);
-        free(work->pictures[i].path);
-        work->pictures[i] = (struct picture){0};
-    }
+    for (int i = job->first; i < job->first + job->count; i++) drop_picture(work, &work->pictures[i]);
 }
 
 static void on_over(struct work *work, struct job *job, const struct queue_event *event) {
@@ -427,9 +565,6 @@ static void on_over(struct work *work, struct job *job, const struct queue_event
         read_failure(work, event, &job->error);
         end_attempt(work, job, status_of(job->error.code), &job->error);
     } else {
-        job->text_tokens = event->text_tokens;
-        job->reference_tokens = event->reference_tokens;
-        job->output_tokens = event->output_tokens;
         end_attempt(work, job, STORE_COMPLETED, NULL);
     }
     job->over = true;

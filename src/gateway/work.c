@@ -61,8 +61,12 @@ static bool copy_call(struct work *work, const struct gateway_call *call) {
     work->trace_id = copy(work, call->trace_id, &good);
     if (principal) {
         work->project = copy(work, principal->project, &good);
+        work->keyless = principal->keyless;
         work->key_id = principal->keyless ? NULL : copy(work, principal->key.id, &good);
         work->principal = copy(work, principal->name, &good);
+        work->priority = principal->key.priority < 0   ? SCHEDULER_LOW
+                         : principal->key.priority > 0 ? SCHEDULER_HIGH
+                                                       : SCHEDULER_NORMAL;
     }
     work->request_bytes = call->request_bytes;
     work->dry_run = call->dry_run;
@@ -112,8 +116,9 @@ void work_close(struct work *work) {
     work_remove_files(work);
     image_request_free(work->request);
     free(work->request);
+    answer_free(&work->answer);
     buffer_free(&work->body);
-    buffer_free(&work->events);
+    buffer_free(&work->ending);
     pthread_mutex_destroy(&work->lock);
     arena_free(&work->arena);
     for (struct call *call = work->calls, *next; call; call = next) {
@@ -125,11 +130,19 @@ void work_close(struct work *work) {
 
 // ------------------------------------------------------------------------------------------------------------- list
 
+// The place of a request's id, or of the first [length] bytes of a job's.
+static struct work **slot_of(struct gateway *gateway, const char *id, size_t length) {
+    uint32_t hash = 2166136261u; // FNV-1a
+    for (size_t i = 0; i < length; i++) hash = (hash ^ (unsigned char)id[i]) * 16777619u;
+    return &gateway->works[hash % WORK_SLOTS];
+}
+
 void work_enlist(struct work *work) {
     struct gateway *gateway = work->gateway;
+    struct work **slot = slot_of(gateway, work->id, strlen(work->id));
     pthread_mutex_lock(&gateway->lock);
-    work->next = gateway->works;
-    gateway->works = work;
+    work->next = *slot;
+    *slot = work;
     gateway->work_count++;
     pthread_mutex_unlock(&gateway->lock);
 }
@@ -137,7 +150,7 @@ void work_enlist(struct work *work) {
 struct call *work_delist(struct work *work) {
     struct gateway *gateway = work->gateway;
     pthread_mutex_lock(&gateway->lock);
-    struct work **link = &gateway->works;
+    struct work **link = slot_of(gateway, work->id, strlen(work->id));
     while (*link && *link != work) link = &(*link)->next;
     if (*link) *link = work->next;
     struct call *calls = work->calls;
@@ -147,9 +160,9 @@ struct call *work_delist(struct work *work) {
 }
 
 struct work *work_find(struct gateway *gateway, const char *id, bool job) {
-    struct work *work = gateway->works;
-    // A job's id is its request's, or begins with it and a point.
+    // A job's id is its request's, or begins with it and a dash.
     size_t length = job ? strcspn(id, "-") : strlen(id);
+    struct work *work = *slot_of(gateway, id, length);
     while (work && (strncmp(work->id, id, length) || work->id[length])) work = work->next;
     return work;
 }
@@ -172,7 +185,21 @@ bool work_attach(struct work *from, const char *id) {
 
 // ---------------------------------------------------------------------------------------------------------- messages
 
-void work_send_chunk(struct work *work, const struct buffer *chunk) {
+struct usage work_usage(const struct work *work) {
+    struct usage usage = {0};
+    for (int i = 0; i < work->job_count; i++) {
+        const struct job *job = &work->jobs[i];
+        bool any = false;
+        for (int k = job->first; k < job->first + job->count; k++) {
+            any = any || work->pictures[k].billed;
+            if (work->pictures[k].billed) usage.output += work->pictures[k].output_tokens;
+        }
+        if (any) usage.text += job->text_tokens, usage.references += job->reference_tokens;
+    }
+    return usage;
+}
+
+bool work_send_chunk(struct work *work, const struct buffer *chunk) {
     struct gateway *gateway = work->gateway;
     char ids[4][REQUEST_ID_MOST];
     int count = 0;
@@ -186,55 +213,74 @@ void work_send_chunk(struct work *work, const struct buffer *chunk) {
         gateway->sink(gateway->context, ids[i], &message);
     }
     work->chunked = true;
+    return count > 0;
 }
 
-static void fill(const struct work *work, const struct call *call, struct gateway_message *message) {
+static bool is_stream(const struct work *work) {
+    return work->request->stream && !work->dry_run && !work->asynchronous;
+}
+
+static void fill(const struct work *work, const struct call *call, const struct api_error *error,
+                 struct gateway_message *message) {
+    const struct api_code_info *info = api_code_info(error->code);
     message->kind = GATEWAY_ANSWER;
-    message->error = work->error;
-    message->status = work->error.code == API_OK ? (work->status ? work->status : 200)
-                                                 : api_code_info(work->error.code)->status;
+    message->error = *error;
+    message->status = error->code != API_OK ? info->status : work->status ? work->status : 200;
     message->replayed = call->replayed;
     snprintf(message->location, sizeof message->location, "%s", work->location);
-    if (work->error.code != API_OK) {
-        const struct api_code_info *info = api_code_info(work->error.code);
+    if (error->code != API_OK)
         message->should_not_retry =
             info->status == 402 || info->status == 409 || (work->rerun && info->status >= 500);
-    }
     if (work->plan.choice.provider)
         snprintf(message->provider, sizeof message->provider, "%s", work->plan.choice.provider->slug);
     if (work->plan.choice.card)
         snprintf(message->model, sizeof message->model, "%s", work->plan.choice.card->id);
 }
 
-// Says the end of a stream to one who has not read it from its beginning, or that it failed.
-static void send_end(struct work *work, const struct call *call) {
-    struct gateway *gateway = work->gateway;
-    struct gateway_message message = {.kind = GATEWAY_CHUNK};
-    bool good = work->error.code == API_OK
-                    ? deliver_replay(work->request->mode, work->body.data, work->body.length, &message.body)
-                    : deliver_error(&work->error, &message.body);
-    if (good)
-        gateway->sink(gateway->context, call->id, &message);
+// Whether the call gets the whole text at the end: the others have read it as it came.
+static bool gets_all(const struct work *work, const struct call *call) {
+    return !is_stream(work) || call->attached;
+}
+
+// The text for those who get all of it, unless it is made already. The request is recorded by now: where it cannot be made, they
+// are told so.
+static void make_body(struct work *work, const struct call *calls) {
+    struct error cause = {0};
+    bool wanted = false;
+    for (const struct call *call = calls; call; call = call->next) wanted = wanted || gets_all(work, call);
+    if (!wanted || work->error.code != API_OK || work->body.length || !work->answer.text.length) return;
+    if (answer_write(&work->answer, work->gateway->media, &work->body, &cause)) return;
+    if (cause.kind == ERROR_NOT_FOUND)
+        api_error_set(&work->unread, API_IDEMPOTENCY_CONFLICT, "",
+                      "the pictures of the request that used this Idempotency-Key are gone; use a fresh key");
     else
-        buffer_free(&message.body);
+        api_error_from(&work->unread, &cause);
+}
+
+// One more copy of [bytes], or with [take] they themselves.
+static void give(struct buffer *bytes, bool take, struct gateway_message *message) {
+    if (take) {
+        message->body = *bytes;
+        *bytes = (struct buffer){0};
+    } else if (!buffer_add(&message->body, bytes->data, bytes->length)) {
+        api_error_set(&message->error, API_OUT_OF_MEMORY, "", "no memory for the answer");
+        message->status = api_code_info(message->error.code)->status;
+    }
 }
 
 static void answer_one(struct work *work, const struct call *call, bool last) {
     struct gateway *gateway = work->gateway;
-    struct gateway_message message = {0};
-    fill(work, call, &message);
-    bool streams = work->request->stream && !work->dry_run && !work->asynchronous;
-    bool begun = work->chunked && !call->attached;
-    if (streams && (work->error.code == API_OK ? call->attached : begun)) {
-        if (!call->gone) send_end(work, call);
-    } else if (!streams && work->error.code == API_OK) {
-        if (last) {
-            message.body = work->body;
-            work->body = (struct buffer){0};
-        } else if (!buffer_add(&message.body, work->body.data, work->body.length)) {
-            api_error_set(&message.error, API_OUT_OF_MEMORY, "", "no memory for the answer");
-            message.status = api_code_info(message.error.code)->status;
-        }
+    struct gateway_message message = {0}, chunk = {.kind = GATEWAY_CHUNK};
+    bool all = gets_all(work, call);
+    const struct api_error *error = work->error.code == API_OK && all ? &work->unread : &work->error;
+    fill(work, call, error, &message);
+    if (!is_stream(work)) {
+        if (error->code == API_OK) give(&work->body, last, &message);
+    } else if (!call->gone) {
+        if (error->code == API_OK && all) give(&work->body, last, &chunk);
+        if (error->code != API_OK && !all && work->chunked && !deliver_error(error, &chunk.body))
+            buffer_free(&chunk.body);
+        if (chunk.body.length) gateway->sink(gateway->context, call->id, &chunk);
     }
     gateway->sink(gateway->context, call->id, &message);
 }
@@ -250,15 +296,15 @@ void work_answer(struct work *work, struct call *calls) {
 
 void work_conclude(struct work *work) {
     struct gateway *gateway = work->gateway;
-    if (work->events.length) {
+    if (work->ending.length) {
         pthread_mutex_lock(&work->lock);
-        work_send_chunk(work, &work->events);
+        work_send_chunk(work, &work->ending);
         pthread_mutex_unlock(&work->lock);
-        buffer_free(&work->events);
     }
     if (work->daily_taken > work->delivered)
         daily_give_back(gateway->daily, work->principal, work->daily_taken - work->delivered, work->created);
     struct call *calls = work_delist(work);
+    make_body(work, calls);
     work_remove_files(work);
     work_answer(work, calls);
     work_close(work);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,9 +22,13 @@ struct media {
     char *folder;
     double lifetime;
     uint64_t quota;       // 0: none
-    pthread_mutex_t lock; // guards the sums
+    pthread_mutex_t lock; // guards what follows
     uint64_t bytes;       // of the files that are there, and of those that are being put
     int64_t files;
+    double expire_each; // seconds
+    bool has_thread, stopping;
+    pthread_t thread;
+    pthread_cond_t wake;
 };
 
 static const struct {
@@ -46,10 +51,13 @@ bool media_name_is_valid(const char *name) {
 
 void media_random_hex(char *text, size_t bytes) {
     static const char digits[] = "0123456789abcdef";
+    uint8_t *drawn =
+        (uint8_t *)text + bytes; // its second half: each byte is read before its place is written
+    randombytes_buf(drawn, bytes);
     for (size_t i = 0; i < bytes; i++) {
-        uint32_t value = randombytes_random();
+        uint8_t value = drawn[i];
         text[2 * i] = digits[value & 15];
-        text[2 * i + 1] = digits[value >> 4 & 15];
+        text[2 * i + 1] = digits[value >> 4];
     }
     text[2 * bytes] = 0;
 }
@@ -118,7 +126,7 @@ struct sweep {
 
 static bool is_orphan(const struct media *media, const char *name, const struct stat *info, void *context) {
     const struct sweep *sweep = context;
-    return age_of(info) >= sweep->grace && !sweep->keep(sweep->context, name);
+    return (sweep->grace <= 0 || age_of(info) >= sweep->grace) && !sweep->keep(sweep->context, name);
 }
 
 int media_sweep(struct media *media, double grace_seconds, media_keep *keep, void *context) {
@@ -140,6 +148,37 @@ void media_state(struct media *media, struct media_state *state) {
 
 // ------------------------------------------------------------------------------------------------- opening, closing
 
+// Goes through the folder every now and then. Its time does not matter: what is over is not served.
+static void *keep_up(void *context) {
+    struct media *media = context;
+    pthread_mutex_lock(&media->lock);
+    while (!media->stopping) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += (time_t)media->expire_each;
+        until.tv_nsec += (long)((media->expire_each - (double)(time_t)media->expire_each) * 1e9);
+        if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+        if (pthread_cond_timedwait(&media->wake, &media->lock, &until) != ETIMEDOUT) continue;
+        pthread_mutex_unlock(&media->lock);
+        media_expire(media);
+        pthread_mutex_lock(&media->lock);
+    }
+    pthread_mutex_unlock(&media->lock);
+    return NULL;
+}
+
+static bool start_thread(struct media *media, double each_seconds, struct error *error) {
+    if (each_seconds <= 0) return true;
+    sigset_t all, before;
+    sigfillset(&all);
+    media->expire_each = each_seconds;
+    pthread_sigmask(SIG_SETMASK, &all, &before); // the process's signals are not for it
+    media->has_thread = pthread_create(&media->thread, NULL, keep_up, media) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return media->has_thread ||
+           error_set(error, ERROR_MEMORY, "the thread of the media folder cannot be started");
+}
+
 struct media *media_open(const struct media_options *options, struct error *error) {
     if (sodium_init() < 0) {
         error_set(error, ERROR_INTERNAL, "libsodium does not start: no source of random numbers");
@@ -155,14 +194,27 @@ struct media *media_open(const struct media_options *options, struct error *erro
     media->lifetime = options->lifetime_seconds;
     media->quota = options->quota_bytes;
     pthread_mutex_init(&media->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&media->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     media_expire(media);
     media->files = 0, media->bytes = 0;
     remove_files(media, just_count, media);
-    return media;
+    if (start_thread(media, options->expire_each_seconds, error)) return media;
+    media_close(media);
+    return NULL;
 }
 
 void media_close(struct media *media) {
     if (!media) return;
+    pthread_mutex_lock(&media->lock);
+    media->stopping = true;
+    pthread_cond_signal(&media->wake);
+    pthread_mutex_unlock(&media->lock);
+    if (media->has_thread) pthread_join(media->thread, NULL);
+    pthread_cond_destroy(&media->wake);
     pthread_mutex_destroy(&media->lock);
     free(media->folder);
     free(media);
@@ -180,17 +232,26 @@ static bool copy_file(const char *from, const char *to, struct error *error) {
     return good;
 }
 
+// Sets the file's time so that it is over [seconds] from now.
+static bool set_life(const struct media *media, const char *path, double seconds, struct error *error) {
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {0}};
+    clock_gettime(CLOCK_REALTIME, &times[1]);
+    if (seconds > 0) times[1].tv_sec += (time_t)(seconds - media->lifetime);
+    return utimensat(AT_FDCWD, path, times, 0) == 0 ||
+           error_set(error, ERROR_IO, "%s: cannot be kept: %s", path, strerror(errno));
+}
+
 // Its life begins now, not when it was written: the time is set before the file can be seen under its name.
-static bool move_file(struct media *media, const char *path, const char *to, struct error *error) {
-    if (utimensat(AT_FDCWD, path, NULL, 0))
-        return error_set(error, ERROR_IO, "%s: cannot be kept: %s", path, strerror(errno));
+static bool move_file(struct media *media, const char *path, const char *to, double seconds,
+                      struct error *error) {
+    if (!set_life(media, path, seconds, error)) return false;
     if (rename(path, to) == 0) return true;
-    if (errno == EXDEV) return copy_file(path, to, error);
+    if (errno == EXDEV) return copy_file(path, to, error) && set_life(media, to, seconds, error);
     return error_set(error, ERROR_IO, "%s: cannot be moved to %s: %s", path, media->folder, strerror(errno));
 }
 
-bool media_put_file(struct media *media, const char *path, const char *extension, char name[MEDIA_NAME_MOST],
-                    struct error *error) {
+bool media_put_file(struct media *media, const char *path, const char *extension, double seconds,
+                    char name[MEDIA_NAME_MOST], struct error *error) {
     char id[2 * ID_BYTES + 1];
     struct stat info;
     media_random_hex(id, ID_BYTES);
@@ -204,8 +265,8 @@ bool media_put_file(struct media *media, const char *path, const char *extension
         return error_set(error, ERROR_IO, "%s: %s: the media folder may hold %llu bytes", media->folder,
                          strerror(ENOSPC), (unsigned long long)media->quota);
     char *to = path_join(media->folder, name);
-    bool good =
-        (to || error_set(error, ERROR_MEMORY, "no memory for a path")) && move_file(media, path, to, error);
+    bool good = (to || error_set(error, ERROR_MEMORY, "no memory for a path")) &&
+                move_file(media, path, to, seconds, error);
     if (!good) count(media, -1, -(int64_t)size);
     free(to);
     return good;
@@ -229,7 +290,8 @@ bool media_get(struct media *media, const char *name, struct media_item *item, s
         return not_there(error);
     }
     item->size = (uint64_t)info.st_size;
-    item->modified = info.st_mtim.tv_sec;
+    // One that lives longer than others has a time to come: then the one of its being put there.
+    item->modified = age_of(&info) < 0 ? info.st_ctim.tv_sec : info.st_mtim.tv_sec;
     snprintf(item->etag, sizeof item->etag, "\"%.16s-%llx\"", name, (unsigned long long)info.st_size);
     return true;
 }

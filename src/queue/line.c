@@ -94,6 +94,7 @@ static void push(struct line *line, struct line_job *job) {
     job->next = line->first;
     line->first = job;
     line->count++;
+    line->of_model[job->model]++;
     job->principal->waiting++;
 }
 
@@ -126,6 +127,7 @@ void line_remove(struct line *line, struct line_job *job) {
     *link = job->next;
     job->next = NULL;
     line->count--;
+    line->of_model[job->model]--;
     job->principal->waiting--;
 }
 

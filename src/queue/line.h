@@ -44,6 +44,7 @@ struct line_job {
 struct line {
     struct line_job *first; // in no order that matters
     int count;
+    int of_model[SCHEDULER_MODELS_MOST]; // of these, by model
     struct line_principal *principals;
     double now; // virtual time: what the principal that was served last had used before
     uint64_t next_order;

@@ -103,8 +103,8 @@ struct queue_event {
     int width, height;
     uint64_t seed;    // IMAGE
     bool transparent; // IMAGE: its background was cut away (it was asked for, and the background was plain)
-    int text_tokens, reference_tokens,
-        output_tokens;          // DONE: of the whole job, as a price or a usage report counts them
+    // PREVIEW, IMAGE: as a usage report counts them. Of the prompt and of all references (once a job), and of this picture.
+    int text_tokens, reference_tokens, output_tokens;
     enum queue_failure failure; // FAILED
     struct error error;         // FAILED: what to tell the user
 };

@@ -180,9 +180,13 @@ static void run_again(struct slot *slot, struct line_job *job, const struct queu
     pthread_mutex_unlock(&scheduler->lock);
 }
 
-static bool somebody_waits(const struct scheduler *scheduler) {
-    bool wanted = scheduler->line.count > 0;
-    for (int i = 0; i < scheduler->slot_count; i++) wanted = wanted || scheduler->slots[i].wanted;
+// Whether a model that is not up is waited for.
+static bool model_is_wanted(const struct scheduler *scheduler) {
+    bool wanted = false;
+    for (int i = 0; i < scheduler->slot_count; i++) {
+        const struct slot *slot = &scheduler->slots[i];
+        wanted = wanted || slot->wanted || (!slot->queue && scheduler->line.of_model[i] > 0);
+    }
     return wanted;
 }
 
@@ -210,7 +214,7 @@ static void on_end(struct slot *slot, struct line_job *job, const struct queue_e
         pthread_cond_signal(&scheduler->wake);
     }
     feed(scheduler);
-    if (somebody_waits(scheduler)) pthread_cond_signal(&scheduler->wake); // room for another model, perhaps
+    if (model_is_wanted(scheduler)) pthread_cond_signal(&scheduler->wake); // room for another model, perhaps
     pthread_mutex_unlock(&scheduler->lock);
     scheduler->listener(scheduler->context, &last);
     settle(scheduler, job);

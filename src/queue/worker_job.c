@@ -35,6 +35,7 @@ struct job_work {
     struct limn_model_info info;
     double last_progress; // when the last one was sent
     int last_stage, last_step, last_image;
+    struct error unsent; // why a picture could not be sent
 };
 
 static bool read_int(struct json_place place, const char *key, int least, int most, int *value,
@@ -283,6 +284,24 @@ static const char *stage_name(enum limn_stage stage) {
     return "";
 }
 
+// The message [type] about a picture; [more] (taken over) is what it says besides.
+static void send_file(struct job_work *work, const char *type, const char *file,
+                      const struct limn_image *image, const struct limn_progress *progress, json_t *more) {
+    const struct limn_result *result = progress->result;
+    int multiple = work->info.side_multiple;
+    int cells = result->width / multiple * (result->height / multiple);
+    json_t *message = worker_message(work->worker);
+    json_t *common =
+        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "file", file, "image", progress->image,
+                  "images", progress->images, "width", image->width, "height", image->height, "text_tokens",
+                  result->text_tokens, "reference_tokens", result->reference_tokens, "output_tokens", cells);
+    json_object_update(message, common);
+    json_object_update(message, more);
+    json_decref(common);
+    json_decref(more);
+    worker_send(work->worker, type, message);
+}
+
 static void send_preview(struct job_work *work, const struct limn_progress *progress) {
     char tag[48], name[NAME_FILE_MOST];
     struct error error = {0};
@@ -293,24 +312,37 @@ static void send_preview(struct job_work *work, const struct limn_progress *prog
     if (!copy.pixels) return; // a preview is no reason to fail
     memcpy(copy.pixels, progress->preview->pixels, size);
     bool transparent;
-    if (write_picture(work, &copy, tag, NULL, name, &transparent, &error)) {
-        json_t *message = worker_message(work->worker);
-        json_t *more =
-            json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "file", name, "image", progress->image, "step",
-                      progress->step, "steps", progress->steps, "width", copy.width, "height", copy.height);
-        json_object_update(message, more);
-        json_decref(more);
-        worker_send(work->worker, "preview", message);
-    } else {
+    if (write_picture(work, &copy, tag, NULL, name, &transparent, &error))
+        send_file(work, "preview", name, &copy, progress,
+                  json_pack("{s:i, s:i}", "step", progress->step, "steps", progress->steps));
+    else
         log_warning(worker_options_of(work->worker)->log, "preview: %s", error.message);
-    }
     free(copy.pixels);
+}
+
+// A picture goes out as soon as it is decoded; its pixels are not needed any more.
+static bool send_picture(struct job_work *work, const struct limn_progress *progress, struct error *error) {
+    struct limn_result *result = progress->result;
+    struct limn_image *image = &result->images[progress->image];
+    char tag[16], comment[400], name[NAME_FILE_MOST];
+    uint64_t seed = result->seed + (uint64_t)progress->image;
+    bool transparent;
+    snprintf(tag, sizeof tag, "%d", progress->image);
+    snprintf(comment, sizeof comment, "limn %s, model %s, seed %llu, steps %d, guidance %g, size %dx%d",
+             limn_version(), work->info.name, (unsigned long long)seed, result->steps,
+             (double)result->guidance, result->width, result->height);
+    if (!write_picture(work, image, tag, comment, name, &transparent, error)) return false;
+    send_file(work, "image", name, image, progress,
+              json_pack("{s:I, s:b}", "seed", (json_int_t)seed, "transparent", transparent));
+    limn_image_free(image);
+    return true;
 }
 
 static bool on_progress(void *user, const struct limn_progress *progress) {
     struct job_work *work = user;
     if (worker_cancelled(work->worker)) return false;
     if (progress->preview) send_preview(work, progress);
+    if (progress->decoded && !send_picture(work, progress, &work->unsent)) return false;
     double now = clock_seconds();
     bool turn = (int)progress->stage != work->last_stage || progress->step != work->last_step ||
                 progress->image != work->last_image;
@@ -330,30 +362,6 @@ static bool on_progress(void *user, const struct limn_progress *progress) {
     return !worker_cancelled(work->worker);
 }
 
-static bool send_pictures(struct job_work *work, struct limn_result *result, struct error *error) {
-    for (int i = 0; i < result->count; i++) {
-        char tag[16], comment[400], name[NAME_FILE_MOST];
-        uint64_t seed = result->seed + (uint64_t)i;
-        snprintf(tag, sizeof tag, "%d", i);
-        snprintf(comment, sizeof comment, "limn %s, model %s, seed %llu, steps %d, guidance %g, size %dx%d",
-                 limn_version(), work->info.name, (unsigned long long)seed, result->steps,
-                 (double)result->guidance, result->width, result->height);
-        struct limn_image *image = &result->images[i];
-        bool transparent;
-        if (worker_cancelled(work->worker))
-            return error_set(error, ERROR_CANCELLED, "the request was cancelled");
-        if (!write_picture(work, image, tag, comment, name, &transparent, error)) return false;
-        json_t *message = worker_message(work->worker);
-        json_t *more = json_pack("{s:s, s:i, s:i, s:i, s:i, s:I, s:b}", "file", name, "image", i, "images",
-                                 result->count, "width", image->width, "height", image->height, "seed",
-                                 (json_int_t)seed, "transparent", transparent);
-        json_object_update(message, more);
-        json_decref(more);
-        worker_send(work->worker, "image", message);
-    }
-    return true;
-}
-
 bool worker_job(struct worker *worker, struct limn_model *model, const json_t *job, json_t *done,
                 struct error *error) {
     struct job_work *work = calloc(1, sizeof *work);
@@ -369,21 +377,13 @@ bool worker_job(struct worker *worker, struct limn_model *model, const json_t *j
         work->request.progress = on_progress;
         work->request.user = work;
         result = limn_run(model, &work->request, &cause);
-        if (!result) {
+        good = result;
+        if (!good && work->unsent.kind != ERROR_NONE)
+            *error = work->unsent;
+        else if (!good)
             worker_error_from(error, &cause);
-            good = false;
-        }
     }
-    if (good) {
-        int multiple = work->info.side_multiple;
-        int cells = result->width / multiple * (result->height / multiple) * result->count;
-        good = send_pictures(work, result, error);
-        json_t *more =
-            json_pack("{s:i, s:i, s:i, s:f}", "text_tokens", result->text_tokens, "reference_tokens",
-                      result->reference_tokens, "output_tokens", cells, "seconds", clock_seconds() - started);
-        json_object_update(done, more);
-        json_decref(more);
-    }
+    if (good) json_object_set_new(done, "seconds", json_real(clock_seconds() - started));
     limn_result_free(result);
     for (int i = 0; i < QUEUE_REFERENCES_MOST; i++) image_free(&work->references[i]);
     mask_free(&work->mask);

@@ -105,7 +105,8 @@ static void open_upload(struct exchange *exchange) {
                                      .spool_folder = server->spool_folder,
                                      .content_type = exchange_header(exchange, "Content-Type"),
                                      .file_bytes = server->limits.file_bytes,
-                                     .pixels = server->limits.pixels};
+                                     .pixels = server->limits.pixels,
+                                     .room = &server->spool};
     exchange->upload = upload_open(&options, &exchange->error);
     if (!exchange->upload) return;
     exchange->in_memory = !upload_is_form(exchange->upload);
@@ -187,41 +188,97 @@ static bool check_framing(struct exchange *exchange) {
     return true;
 }
 
+// Whether it will want a place in the queue: a dry run does not, nor may a call whose request ran before. The gateway tells.
+static bool may_need_place(struct exchange *exchange) {
+    bool dry = false;
+    return !exchange_header(exchange, "Idempotency-Key") && exchange_flag(exchange, "dryRun", &dry) && !dry;
+}
+
+// The door sees to first heads; later ones, and those over TLS, come here.
+static bool is_head_too_large(const struct exchange *exchange) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    return info && info->header_size > exchange->server->limits.header_bytes;
+}
+
+// A form whose pictures would not fit is told so before they are sent, where the sender waits for that.
+static void expect_room(struct exchange *exchange, uint64_t announced) {
+    struct image_request probe = {.room = &exchange->server->spool};
+    image_request_take_room(&probe, announced, &exchange->error);
+    image_request_free(&probe);
+}
+
 // The first call: everything that the headers tell. Only a body that is far too large, or whose sender waits to be told, is
 // answered before it is read.
 static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     struct server *server = exchange->server;
     bool preflight = !strcmp(exchange->method, "OPTIONS");
     if (!check_framing(exchange)) return respond_error(exchange, &exchange->error); // and closes
+    if (is_head_too_large(exchange)) {
+        api_error_set(&exchange->error, API_PAYLOAD_TOO_LARGE, "",
+                      "the headers are too large (limits.header_bytes)");
+        return respond_status(exchange, 431, &exchange->error);
+    }
     check_route(exchange, url);
     read_trace(exchange);
     if (guard_check(exchange) && exchange->error.code == API_OK && !preflight && guard_admit(exchange) &&
         exchange->route->upload != UPLOAD_NONE) {
         if (server->stopping)
             api_error_set(&exchange->error, API_INTERRUPTED, "", "the server is stopping; try again");
-        else if (gateway_has_room(server->gateway, &exchange->error))
+        else if (!may_need_place(exchange) || gateway_has_room(server->gateway, &exchange->error))
             open_upload(exchange);
     }
     const char *length = exchange_header(exchange, "Content-Length"),
                *expect = exchange_header(exchange, "Expect");
     uint64_t announced = length ? strtoull(length, NULL, 10) : 0;
     if (announced > exchange->limit && exchange->upload) too_large(exchange);
+    if (exchange->upload && upload_is_form(exchange->upload)) expect_room(exchange, announced);
     if (announced > exchange->limit + DROP_MOST) too_large(exchange);
     bool waits = announced > 0 && expect && !strcasecmp(expect, "100-continue");
     if (exchange->error.code != API_OK && (waits || announced > exchange->limit + DROP_MOST)) {
+        exchange_record_refusal(exchange);
         exchange_drop_upload(exchange);
         return respond_error(exchange, &exchange->error);
     }
     return MHD_YES;
 }
 
+void exchange_record_refusal(struct exchange *exchange) {
+    struct server *server = exchange->server;
+    const struct principal *principal = &exchange->principal;
+    const struct route *route = exchange->route;
+    const struct api_code_info *info = api_code_info(exchange->error.code);
+    bool dry_run, known = principal->keyless || *principal->key.id;
+    if (!server->store || !route || route->upload == UPLOAD_NONE || !known) return;
+    if (strcmp(exchange->method, "POST")) return;
+    if (exchange_flag(exchange, "dryRun", &dry_run) && dry_run) return;
+    struct store_begin begin = {.id = exchange->id,
+                                .project = principal->project,
+                                .key_id = principal->keyless ? NULL : principal->key.id,
+                                .mode = mode_name(route->mode),
+                                .endpoint = exchange->path,
+                                .trace_id = *exchange->trace_id ? exchange->trace_id : NULL,
+                                .request_bytes = (int64_t)exchange->received};
+    struct error ignored = {0};
+    if (!store_reject(server->store, &begin, info->status, info->name, exchange->error.message, NULL, NULL,
+                      &ignored))
+        log_debug(server->log, "%s: not recorded: %s", exchange->id, ignored.message);
+}
+
 static enum MHD_Result serve(struct exchange *exchange) {
     if (exchange->error.code != API_OK) {
+        exchange_record_refusal(exchange);
         exchange_drop_upload(exchange);
         return respond_error(exchange, &exchange->error);
     }
     if (!strcmp(exchange->method, "OPTIONS")) return respond_preflight(exchange);
     return exchange->route->serve(exchange);
+}
+
+void exchange_make_id(char id[REQUEST_ID_MOST]) {
+    char hex[25];
+    media_random_hex(hex, 12);
+    snprintf(id, REQUEST_ID_MOST, "req_%s", hex);
 }
 
 static struct exchange *open_exchange(struct server *server, struct MHD_Connection *connection,
@@ -231,9 +288,7 @@ static struct exchange *open_exchange(struct server *server, struct MHD_Connecti
     struct link *link = info ? info->socket_context : NULL;
     struct exchange *exchange = link ? calloc(1, sizeof *exchange) : NULL;
     if (!exchange) return NULL;
-    char hex[25];
-    media_random_hex(hex, 12);
-    snprintf(exchange->id, sizeof exchange->id, "req_%s", hex);
+    exchange_make_id(exchange->id);
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
     snprintf(exchange->path, sizeof exchange->path, "%s", url);
     exchange->server = server;
@@ -242,7 +297,7 @@ static struct exchange *open_exchange(struct server *server, struct MHD_Connecti
     exchange->watched = -1;
     exchange->started = clock_seconds();
     link_delist(server, link);
-    link->used = true;
+    link_unwatch(server, link);
     exchange_enlist(exchange);
     exchange_watch(exchange);
     return exchange;
@@ -297,7 +352,9 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     *request = NULL;
     exchange_unwatch(exchange);
     exchange_delist(exchange);
+    exchange->link->idle = true;
     link_enlist(server, exchange->link); // until the next request's head is there
+    link_watch(server, exchange->link);
     wake_at_end(exchange->link);
     for (char *c = exchange->path; *c; c++)
         if ((unsigned char)*c < 0x21 || (unsigned char)*c > 0x7e) *c = '?';
@@ -328,10 +385,14 @@ void connection_changed(void *context, struct MHD_Connection *connection, void *
         *kept = link = info ? calloc(1, sizeof *link) : NULL;
         if (!link) return; // its requests are refused
         link->socket = info->connect_fd;
+        info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+        address_of_socket(info ? info->client_addr : NULL, &link->address);
         link_enlist(server, link);
         server->connections++;
     } else if (link) {
         link_delist(server, link);
+        link_unwatch(server, link);
+        door_count_out(server, &link->address);
         server->connections--;
         *kept = NULL;
         free(link);

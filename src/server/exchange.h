@@ -27,9 +27,12 @@ struct stream;
 // One connection, which may carry many exchanges, one after the other.
 struct link {
     struct link *previous, *next; // of the list of those without a whole request head, oldest first
-    bool listed, used;            // used: it has carried a request
-    double since;                 // when it was put there
+    bool listed;
+    bool idle;    // it has carried a request, and nothing of the next has come
+    bool watched; // for the first byte of the next request
+    double since; // when it was put there, or the first byte came
     int socket;
+    struct address address;
 };
 
 struct exchange {
@@ -52,6 +55,7 @@ struct exchange {
     char forwarded_host[200];   // by a trusted proxy, checked; else ""
     char trace_id[33];          // of the traceparent header; else ""
     struct principal principal; // who asks, once admitted
+    bool project_named;         // by the OpenAI-Project header
     struct api_error error;     // the first thing that was wrong; the body is then read and dropped
     uint64_t received, limit;   // bytes of the body
     uint64_t buffered;          // bytes of the body that count as held in memory
@@ -130,17 +134,22 @@ struct server {
     bool access_log;
     int keyless_per_minute;
     uint64_t buffered;             // bytes of bodies that are held in memory
+    struct spool_room spool;       // of pictures that came in
     struct exchange *first, *last; // oldest first
     struct exchange **table;       // by id
     struct link *first_link, *last_link;
-    int connections;
+    struct door *door;    // NULL before it was opened
+    int connections;      // that libmicrohttpd has
+    int connections_most; // with those at the door
     struct server_counts counts;
     struct mailbox *mailbox;
-    double started, next_expiry, next_second, next_watchdog, watchdog_seconds;
+    double started, next_second, next_watchdog, watchdog_seconds;
 };
 
 // ---- respond.c: each returns what the handler must return.
 enum MHD_Result respond_error(struct exchange *exchange, const struct api_error *error);
+// The same with a status that is not the code's own.
+enum MHD_Result respond_status(struct exchange *exchange, int status, const struct api_error *error);
 // Takes the bytes over.
 enum MHD_Result respond_json(struct exchange *exchange, int status, struct buffer *body);
 enum MHD_Result respond_text(struct exchange *exchange, int status, const char *type, struct buffer *body);
@@ -162,6 +171,9 @@ struct exchange *exchange_find(struct server *server, const char *id);
 void exchange_enlist(struct exchange *exchange); // in the list and the table
 void exchange_delist(struct exchange *exchange);
 void link_enlist(struct server *server, struct link *link); // at the end, from now on
+// Asks to be told when the next request of an idle connection begins.
+void link_watch(struct server *server, struct link *link);
+void link_unwatch(struct server *server, struct link *link);
 void link_delist(struct server *server, struct link *link);
 
 struct mailbox *mailbox_open(void);
@@ -180,9 +192,25 @@ void stream_close(struct stream *stream); // NULL is fine
 // one. Called each second for every exchange that waits or streams.
 void stream_beat(struct exchange *exchange, double now, double heartbeat);
 
+// ---- door.c
+struct guest;
+bool door_open(struct server *server); // once libmicrohttpd runs; false: no memory
+void door_shut(struct server *server); // nobody is let in any more, those who wait are sent away
+void door_close(struct server *server);
+void door_knocked(struct server *server); // there is somebody at the socket
+void door_heard(struct guest *guest);     // who waits has said something, or left
+void door_each_second(struct server *server, double now);
+int door_count(const struct server *server); // of all connections
+// One of the address's connections is gone.
+void door_count_out(struct server *server, const struct address *address);
+
 // ---- exchange.c
+// A fresh id of a request.
+void exchange_make_id(char id[REQUEST_ID_MOST]);
 // Removes what has arrived of a body that is not wanted any more.
 void exchange_drop_upload(struct exchange *exchange);
+// Records that the caller, who is known, was refused to make pictures, where that did not come as far as the gateway.
+void exchange_record_refusal(struct exchange *exchange);
 // A parameter of the query string that says yes or no; false with the error set when it says something else.
 bool exchange_flag(struct exchange *exchange, const char *name, bool *value);
 

@@ -140,6 +140,8 @@ static bool find_key(struct exchange *exchange) {
     enum key_verdict verdict =
         server->store ? keys_check(store_keys(server->store), token, clock_unix_micros(), &principal->key)
                       : KEY_UNKNOWN;
+    if (verdict == KEY_EXPIRED || verdict == KEY_OK)
+        snprintf(principal->project, sizeof principal->project, "%s", principal->key.project);
     if (verdict == KEY_EXPIRED)
         return api_error_set(&exchange->error, API_EXPIRED_KEY, "", "the API key %s has expired",
                              principal->key.id);
@@ -148,7 +150,6 @@ static bool find_key(struct exchange *exchange) {
                sizeof principal->key); // a revoked one is told from an unknown one by nobody
         return api_error_set(&exchange->error, API_AUTHENTICATION_FAILED, "", "the API key is not valid");
     }
-    snprintf(principal->project, sizeof principal->project, "%s", principal->key.project);
     snprintf(principal->name, sizeof principal->name, "%s", principal->key.id);
     return true;
 }
@@ -173,7 +174,7 @@ static bool take_project(struct exchange *exchange) {
         return api_error_set(&exchange->error, API_KEY_NOT_ALLOWED, "",
                              "the API key %s may not be used for the project %s", principal->key.id, wanted);
     snprintf(principal->project, sizeof principal->project, "%s", wanted);
-    return true;
+    return exchange->project_named = true;
 }
 
 static bool take_rate(struct exchange *exchange) {

@@ -12,8 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define EXPIRY_EACH_SECONDS 30.0
-#define CLOSING_SECONDS     5.0
+#define CLOSING_SECONDS 5.0
 
 // ---------------------------------------------------------------------------------------------------------- mailbox
 
@@ -183,6 +182,24 @@ enum MHD_Result exchange_suspend(struct exchange *exchange) {
     return MHD_YES;
 }
 
+// Links, guests at the door (2) and exchanges are told apart by the lowest bits of what epoll gives back.
+void link_watch(struct server *server, struct link *link) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.ptr = (char *)link + 1}};
+    link->watched = epoll_ctl(server->epoll, EPOLL_CTL_ADD, link->socket, &event) == 0;
+}
+
+void link_unwatch(struct server *server, struct link *link) {
+    if (link->watched) epoll_ctl(server->epoll, EPOLL_CTL_DEL, link->socket, NULL);
+    link->watched = false;
+}
+
+// The next request of an idle connection begins: its head has as long as a first one's.
+static void head_begins(struct server *server, struct link *link) {
+    if (!link->listed) return;
+    link->idle = false;
+    link_enlist(server, link);
+}
+
 // A client has closed its end. One that waited loses its job; the connection goes when the answer comes. One that was still
 // sending: libmicrohttpd's edge-triggered set misses an end that comes together with the last bytes, so it is woken once more.
 static void client_left(struct server *server, struct exchange *exchange) {
@@ -217,8 +234,9 @@ static void cut_body(struct exchange *exchange) {
 }
 
 static void each_second(struct server *server, double now) {
+    door_each_second(server, now);
     for (struct link *link = server->first_link; link; link = link->next) {
-        double most = link->used ? server->limits.idle_seconds : server->limits.header_seconds;
+        double most = link->idle ? server->limits.idle_seconds : server->limits.header_seconds;
         if (now - link->since < most) continue;
         shutdown(link->socket, SHUT_RDWR);
         server->counts.timeouts++;
@@ -232,10 +250,6 @@ static void each_second(struct server *server, double now) {
         }
         if (exchange->state == EXCHANGE_STREAMING || exchange->state == EXCHANGE_WAITING)
             stream_beat(exchange, now, server->limits.heartbeat_seconds);
-    }
-    if (now >= server->next_expiry) {
-        media_expire(server->media);
-        server->next_expiry = now + EXPIRY_EACH_SECONDS;
     }
     if (server->watchdog_seconds > 0 && now >= server->next_watchdog) {
         notify_manager("WATCHDOG=1");
@@ -258,8 +272,14 @@ static bool turn(struct server *server, int wait_most) {
         void *who = events[i].data.ptr;
         if (who == &server->stop_fd)
             stop = true;
+        else if (who == &server->listen_fd)
+            door_knocked(server);
         else if (who == &server->mailbox_fd)
             mail = true;
+        else if ((uintptr_t)who & 2)
+            door_heard((struct guest *)((char *)who - 2));
+        else if ((uintptr_t)who & 1)
+            head_begins(server, (struct link *)((char *)who - 1));
         else if (who != &server->epoll) // not libmicrohttpd's own set
             client_left(server, who);
     }
@@ -294,8 +314,8 @@ bool server_run(struct server *server, struct error *error) {
     log_info(server->log, "stopping: what runs is finished; a second signal ends it at once");
     server->stopping = true;
     gateway_drain(server->gateway);
-    MHD_socket socket = MHD_quiesce_daemon(server->daemon);
-    if (socket != MHD_INVALID_SOCKET) close(socket);
+    door_shut(server);
+    close(server->listen_fd);
     server->listen_fd = -1;
     double deadline = clock_seconds() + server->limits.stop_seconds;
     while (is_busy(server) && clock_seconds() < deadline)

@@ -58,6 +58,8 @@ static bool write_store(struct server *server, struct buffer *out) {
                (double)state.operations) &&
            add(out, "limn_store_failed_total", "counter", "Operations that the database refused.",
                (double)state.failed) &&
+           add(out, "limn_refusals_unrecorded_total", "counter",
+               "Refused requests that were too many to be recorded.", (double)state.unrecorded) &&
            add(out, "limn_requests_interrupted", "gauge", "Requests that the last stop had interrupted.",
                (double)state.recovered);
 }
@@ -76,7 +78,7 @@ bool metrics_write(struct server *server, struct buffer *out) {
                clock_seconds() - server->started) &&
            write_requests(server, out) &&
            add(out, "limn_http_requests_open", "gauge", "Requests that have no answer yet.", open) &&
-           add(out, "limn_http_connections", "gauge", "Connections of clients.", server->connections) &&
+           add(out, "limn_http_connections", "gauge", "Connections of clients.", door_count(server)) &&
            add(out, "limn_http_timeouts_total", "counter", "Connections that were closed for being slow.",
                (double)server->counts.timeouts) &&
            add(out, "limn_http_received_bytes_total", "counter", "Bytes of requests' bodies.",
@@ -85,6 +87,9 @@ bool metrics_write(struct server *server, struct buffer *out) {
                (double)server->counts.bytes_out) &&
            add(out, "limn_http_buffered_bytes", "gauge", "Bytes of bodies that are held in memory.",
                (double)server->buffered) &&
+           add(out, "limn_spool_bytes", "gauge",
+               "Bytes of pictures that came in, of requests that wait or run.",
+               (double)atomic_load(&server->spool.used)) &&
            add(out, "limn_worker_ready", "gauge", "Whether a worker has opened the model.", queue.ready) &&
            add(out, "limn_jobs_running", "gauge", "Jobs that workers run.", queue.running) &&
            add(out, "limn_jobs_waiting", "gauge", "Jobs that wait for a worker.", queue.waiting) &&

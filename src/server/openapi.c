@@ -11,10 +11,14 @@
 #define DECIMAL "(" DIGITS "(\\.[0-9]{1,6})?|0{1,6}\\." DIGITS ")"
 #define RATIO   DECIMAL ":" DECIMAL
 #define HOUR    "([01][0-9]|2[0-3])"
+// Days that every year has; February the 29th is taken where there is one.
+#define DATE                                                                                                 \
+    "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8])" \
+    ")"
 #define TIME                                                                                                 \
-    "^([0-9]{1,11}|(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])([Tt]" HOUR          \
+    "^([0-9]{1,11}|(19[7-9][0-9]|[2-9][0-9]{3})-" DATE "([Tt]" HOUR                                          \
     ":[0-5][0-9]:[0-5][0-9](\\.[0-9]+)?([Zz]|[+-]" HOUR ":[0-5][0-9])?)?)$"
-#define ID "^[a-zA-Z0-9_-]{0,64}$"
+#define ID "^[a-zA-Z0-9_-]{1,64}$"
 
 // What a text must look like, beyond what the parameters' table says.
 static const struct {
@@ -39,6 +43,10 @@ struct parameter_of {
         "ending_before", "query", "{\"type\":\"string\",\"pattern\":\"" ID "\"}",                            \
             "what comes before this id; not together with starting_after"                                    \
     }
+#define PROJECT_NAME  "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._-]{0,63}$\"}"
+#define PROJECT_ASKED "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._-]{1,63}$\"}"
+#define IN_PROJECT                                                                                           \
+    { "OpenAI-Project", "header", PROJECT_NAME, "of this project alone; one that the key may use" }
 #define NONE                                                                                                 \
     { NULL, NULL, NULL, NULL }
 
@@ -48,19 +56,21 @@ static const struct parameter_of CALL_PARAMETERS[] = {
     {"Idempotency-Key", "header",
      "{\"type\":\"string\",\"minLength\":1,\"maxLength\":256,\"pattern\":\"^[!-~]{1,256}$\"}",
      "the same call again gets the same answer, is not run and not paid again"},
-    {"OpenAI-Project", "header", "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9._-]{0,63}$\"}",
-     "the project of the call"},
+    {"OpenAI-Project", "header", PROJECT_NAME, "the project of the call"},
     NONE};
 static const struct parameter_of MODEL_PARAMETERS[] = {
     {"schema", "query", FLAG, "the schema of the model's parameters instead of the model"}, NONE};
+static const struct parameter_of RECORD_PARAMETERS[] = {IN_PROJECT, NONE};
 static const struct parameter_of REQUESTS_PARAMETERS[] = {
     PAGE,
+    IN_PROJECT,
+    {"project", "query", PROJECT_ASKED, "of this project alone"},
     {"created_after", "query", "{\"type\":\"string\",\"pattern\":\"TIME\"}", "a time, a day or unix seconds"},
     {"created_before", "query", "{\"type\":\"string\",\"pattern\":\"TIME\"}",
      "a time, a day or unix seconds"},
-    {"key_id", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "of this key alone"},
-    {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,159}$\"}", "of this model alone"},
-    {"user", "query", "{\"type\":\"string\",\"maxLength\":79}", "of this user alone"},
+    {"key_id", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{1,79}$\"}", "of this key alone"},
+    {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{1,159}$\"}", "of this model alone"},
+    {"user", "query", "{\"type\":\"string\",\"minLength\":1,\"maxLength\":79}", "of this user alone"},
     {"status", "query",
      "{\"type\":\"string\",\"enum\":[\"pending\",\"processing\",\"completed\",\"upstream_failure\","
      "\"rejected\","
@@ -70,12 +80,17 @@ static const struct parameter_of REQUESTS_PARAMETERS[] = {
     NONE};
 static const struct parameter_of KEYS_PARAMETERS[] = {
     PAGE,
+    {"project", "query", PROJECT_ASKED, "of this project alone"},
     {"status", "query", "{\"type\":\"string\",\"enum\":[\"active\",\"revoked\"]}", "with this status alone"},
     NONE};
 static const struct parameter_of STATS_PARAMETERS[] = {
-    {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,159}$\"}", "of this model alone"},
-    {"provider", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "of this provider alone"},
-    {"mode", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{0,79}$\"}", "in this mode alone"},
+    IN_PROJECT,
+    {"project", "query", PROJECT_ASKED,
+     "of this project alone; without it an admin key gets all, another its own project"},
+    {"model", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{1,159}$\"}", "of this model alone"},
+    {"provider", "query", "{\"type\":\"string\",\"pattern\":\"^[ -~]{1,79}$\"}", "of this provider alone"},
+    {"mode", "query", "{\"type\":\"string\",\"enum\":[\"text-to-image\",\"image-edit\"]}",
+     "in this mode alone"},
     NONE};
 
 // What the documentation says of a route.
@@ -94,14 +109,15 @@ static const struct operation {
      MODEL_PARAMETERS},
     {"/requests", NULL, "listRequests", "Requests, newest first", "RequestList", NULL, REQUESTS_PARAMETERS},
     {"/requests/", NULL, "getRequest", "One request, with its answer where that is kept", "Request", NULL,
-     NULL},
-    {"/requests/", "/cancel", "cancelRequest", "Stop a request that is in work", "Cancellation", NULL, NULL},
+     RECORD_PARAMETERS},
+    {"/requests/", "/cancel", "cancelRequest", "Stop a request that is in work", "Cancellation", NULL,
+     RECORD_PARAMETERS},
     {"/requests/", "/payloads", "purgeRequest", "Remove what is kept of a request's contents", "Purge", NULL,
-     NULL},
+     RECORD_PARAMETERS},
     {"/keys", NULL, "listKeys", "API keys, newest first (needs an admin key)", "KeyList", NULL,
      KEYS_PARAMETERS},
     {"/stats", NULL, "getStatistics", "Figures of the last 30 days", "Statistics", NULL, STATS_PARAMETERS},
-    {"/balance", NULL, "getBalance", "What the key may still spend", "Balance", NULL, NULL},
+    {"/balance", NULL, "getBalance", "What the key may still spend", "Balance", NULL, RECORD_PARAMETERS},
     {"/media/", NULL, "getMedia", "A picture behind a URL", NULL, "image/*", NULL},
     {"/healthz", NULL, "getHealth", "Whether the server lives", "Health", NULL, NULL},
     {"/readyz", NULL, "getReadiness", "Whether the server can serve", "Health", NULL, NULL},

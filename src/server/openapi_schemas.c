@@ -75,6 +75,11 @@ static const struct {
      ",\"error_code\":" TEXT_NULL ",\"error_message\":" TEXT_NULL ",\"session_id\":" TEXT_NULL
      ",\"trace_id\":" TEXT_NULL ",\"user\":" TEXT_NULL ",\"request_size_bytes\":" COUNT_NULL
      ",\"response_size_bytes\":" COUNT_NULL ",\"purged\":" BOOLEAN
+     ",\"media\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"required\":[\"name\",\"kind\","
+     "\"number\",\"url\"],"
+     "\"properties\":{\"name\":" TEXT
+     ",\"kind\":{\"enum\":[\"output\",\"reference\",\"mask\"]},\"number\":" COUNT ",\"url\":" TEXT_NULL
+     ",\"expires_at\":" TEXT_NULL "}}},\"payload\":{\"type\":[\"object\",\"null\"]}"
      ",\"progress\":{\"type\":\"number\",\"minimum\":0,\"maximum\":1},\"stage\":" TEXT_NULL
      ",\"queue_position\":" COUNT_NULL "}}"},
     {"RequestList", LIST("Request")},
@@ -90,18 +95,19 @@ static const struct {
      "{\"type\":\"object\",\"required\":[\"id\",\"object\",\"name\",\"last_four\",\"created_at\",\"status\"],"
      "\"properties\":{\"id\":" TEXT ",\"object\":{\"const\":\"key\"},\"name\":" TEXT ",\"last_four\":" TEXT
      ",\"created_at\":" TEXT ",\"status\":{\"enum\":[\"active\",\"revoked\",\"expired\"]},\"project\":" TEXT
-     ",\"admin\":" BOOLEAN ",\"limits\":" OBJECT ",\"usage\":" OBJECT "}}"},
+     ",\"admin\":" BOOLEAN ",\"priority\":{\"enum\":[\"low\",\"normal\",\"high\"]},\"limits\":" OBJECT
+     ",\"usage\":" OBJECT "}}"},
     {"KeyList", LIST("Key")},
     {"Statistics",
      "{\"type\":\"object\",\"required\":[\"object\",\"window_days\",\"computed_at\",\"data\",\"totals\"],"
      "\"properties\":{\"object\":{\"const\":\"statistics\"},\"window_days\":" COUNT ",\"computed_at\":" TEXT
-     ",\"data\":{\"type\":\"array\",\"items\":" OBJECT "},\"totals\":" OBJECT "}}"},
+     ",\"project\":" TEXT_NULL ",\"data\":{\"type\":\"array\",\"items\":" OBJECT "},\"totals\":" OBJECT "}}"},
     {"Balance",
      "{\"type\":\"object\",\"required\":[\"object\",\"billing_type\",\"available\"],\"properties\":{"
      "\"object\":{"
      "\"const\":\"balance\"},\"billing_type\":{\"enum\":[\"prepaid\",\"postpaid\"]},\"available\":{\"type\":"
      "\"object\",\"required\":[\"amount\",\"currency\"],\"properties\":{\"amount\":" NUMBER_NULL
-     ",\"currency\":{\"const\":\"usd\"}}},\"budgets\":{\"type\":\"array\"}}}"},
+     ",\"currency\":{\"const\":\"usd\"}}},\"budgets\":{\"type\":\"array\"},\"project\":" OBJECT "}}"},
     {"Model", "{\"type\":\"object\",\"required\":[\"id\",\"object\",\"created\",\"owned_by\"],\"properties\":"
               "{\"id\":" TEXT ",\"object\":{\"enum\":[\"model\",\"model.schema\"]},\"created\":{\"type\":"
               "\"integer\"},\"owned_by\":" TEXT "}}"},

@@ -86,7 +86,7 @@ static void write_allowed(const struct exchange *exchange, char *text, size_t si
     snprintf(text, size, "%s, OPTIONS", exchange->route ? names[exchange->route->method] : "GET, HEAD");
 }
 
-static enum MHD_Result respond_failure(struct exchange *exchange, const struct api_error *error,
+static enum MHD_Result respond_failure(struct exchange *exchange, int status, const struct api_error *error,
                                        bool in_vain) {
     struct buffer body = {0};
     if (!api_error_body(error, &body)) {
@@ -102,17 +102,22 @@ static enum MHD_Result respond_failure(struct exchange *exchange, const struct a
     }
     if (response && api_code_info(error->code)->status == 401)
         add_header(response, "WWW-Authenticate", "Bearer");
-    return respond_response(exchange, api_code_info(error->code)->status, response);
+    return respond_response(exchange, status, response);
+}
+
+enum MHD_Result respond_status(struct exchange *exchange, int status, const struct api_error *error) {
+    return respond_failure(exchange, status, error, false);
 }
 
 enum MHD_Result respond_error(struct exchange *exchange, const struct api_error *error) {
-    return respond_failure(exchange, error, false);
+    return respond_failure(exchange, api_code_info(error->code)->status, error, false);
 }
 
 enum MHD_Result respond_answer(struct exchange *exchange) {
     struct gateway_message *answer = &exchange->answer;
     if (answer->error.code != API_OK)
-        return respond_failure(exchange, &answer->error, answer->should_not_retry);
+        return respond_failure(exchange, api_code_info(answer->error.code)->status, &answer->error,
+                               answer->should_not_retry);
     struct MHD_Response *response = body_response(exchange, "application/json", &answer->body);
     if (response && *answer->provider) add_header(response, "x-limn-provider", answer->provider);
     if (response && *answer->model) add_header(response, "x-limn-model", answer->model);

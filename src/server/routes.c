@@ -64,6 +64,7 @@ enum MHD_Result serve_images(struct exchange *exchange) {
     struct gateway_call call = {0};
     if (read_call(exchange, &call)) request = upload_finish(exchange->upload, &exchange->error);
     if (!request) {
+        exchange_record_refusal(exchange);
         exchange_drop_upload(exchange);
         return respond_error(exchange, &exchange->error);
     }

@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define CACHE_SECONDS_MOST 31536000.0 // a year
+
 // Whether [list] ("*", or entity tags with commas between) holds [etag]; weak and strong tags of one text are the same here.
 static bool names(const char *list, const char *etag) {
     for (const char *at = list; at && *at; at += strcspn(at, ","), at += *at == ',') {
@@ -35,7 +37,8 @@ static struct range asked_range(struct exchange *exchange, const struct media_it
 
 static void add_headers(struct MHD_Response *response, const struct media_item *item) {
     char text[64];
-    snprintf(text, sizeof text, "private, max-age=%d, immutable", (int)item->seconds_left);
+    double age = item->seconds_left < CACHE_SECONDS_MOST ? item->seconds_left : CACHE_SECONDS_MOST;
+    snprintf(text, sizeof text, "private, max-age=%d, immutable", (int)age);
     MHD_add_response_header(response, "Cache-Control", text);
     MHD_add_response_header(response, "ETag", item->etag);
     write_date(item->modified, text);

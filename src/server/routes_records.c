@@ -1,16 +1,21 @@
 // The native endpoints over the records: requests, keys, statistics, balance. The store answers on threads of its own, the
 // answer comes through the mailbox. Relies on exchange.h, store.
+#include "base/clock.h"
+#include "gateway/answer.h"
 #include "server/exchange.h"
+#include "store/listing.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // A question to the store on its way.
 struct question {
     struct server *server;
-    char id[REQUEST_ID_MOST];  // of the exchange
-    char request[TARGET_MOST]; // that is asked about
-    bool cancel;               // a request is to be stopped when it is the caller's
+    char id[REQUEST_ID_MOST];    // of the exchange
+    char request[TARGET_MOST];   // that is asked about
+    bool cancel;                 // a request is to be stopped when it is the caller's
+    char base[TARGET_MOST + 64]; // what the URLs of its pictures begin with
 };
 
 static struct question *question_open(struct exchange *exchange) {
@@ -62,29 +67,44 @@ static bool find_scope(struct exchange *exchange, struct query_scope *scope) {
     if (principal->keyless && !exchange->local)
         return api_error_set(&exchange->error, API_KEY_NOT_ALLOWED, "",
                              "without keys, records are for programs of the server's own machine");
+    if (exchange->project_named) snprintf(scope->project, sizeof scope->project, "%s", principal->project);
     if (principal->keyless || principal->key.admin) return true;
     snprintf(scope->key_id, sizeof scope->key_id, "%s", principal->key.id);
     return true;
 }
 
+#define PARAMETERS_MOST 32 // of a query string
+
 // Hands each parameter of the query string to [set]; stops at the first that is wrong.
 struct query_reader {
     void *query;
     bool (*set)(void *query, const char *name, const char *value, struct error *error);
+    const char *names[PARAMETERS_MOST]; // so far
+    int count;
     struct error *error;
 };
 
-static enum MHD_Result read_parameter(void *context, enum MHD_ValueKind kind, const char *name,
-                                      const char *value) {
+static enum MHD_Result read_parameter(void *context, enum MHD_ValueKind kind, const char *name, size_t length,
+                                      const char *value, size_t size) {
     struct query_reader *reader = context;
-    return reader->set(reader->query, name, value ? value : "", reader->error) ? MHD_YES : MHD_NO;
+    bool good = strlen(name) == length && (!value || strlen(value) == size);
+    if (!good)
+        error_set_field(reader->error, ERROR_INPUT, name, "%.60s: a 0 byte", name);
+    else if (reader->count == PARAMETERS_MOST)
+        good = error_set(reader->error, ERROR_INPUT, "more than %d parameters", PARAMETERS_MOST);
+    for (int i = 0; good && i < reader->count; i++)
+        if (!strcmp(reader->names[i], name))
+            good =
+                error_set_field(reader->error, ERROR_INPUT, name, "%.60s: given twice, expected once", name);
+    if (good) reader->names[reader->count++] = name;
+    return good && reader->set(reader->query, name, value ? value : "", reader->error) ? MHD_YES : MHD_NO;
 }
 
 static bool read_query(struct exchange *exchange, void *query,
                        bool (*set)(void *query, const char *name, const char *value, struct error *error)) {
     struct error error = {0};
-    struct query_reader reader = {query, set, &error};
-    MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, read_parameter, &reader);
+    struct query_reader reader = {.query = query, .set = set, .error = &error};
+    MHD_get_connection_values_n(exchange->connection, MHD_GET_ARGUMENT_KIND, read_parameter, &reader);
     return error.kind == ERROR_NONE || api_error_from(&exchange->error, &error);
 }
 
@@ -94,6 +114,10 @@ static bool set_requests(void *query, const char *name, const char *value, struc
 
 static bool set_keys(void *query, const char *name, const char *value, struct error *error) {
     return query_keys_set(query, name, value, error);
+}
+
+static bool set_nothing(void *query, const char *name, const char *value, struct error *error) {
+    return query_nothing_set(name, error);
 }
 
 static bool set_stats(void *query, const char *name, const char *value, struct error *error) {
@@ -122,10 +146,29 @@ enum MHD_Result serve_keys(struct exchange *exchange) {
     return wait_for(exchange, question, asked, &error);
 }
 
+// Whose figures the caller gets: an admin, or the owner of a machine without keys, everybody's, or one project's; others those
+// of a project that is theirs.
+static bool find_stats_project(struct exchange *exchange, struct query_stats *query) {
+    const struct principal *principal = &exchange->principal;
+    bool admin = principal->keyless ? exchange->local : principal->key.admin;
+    if (exchange->project_named && *query->project && strcmp(query->project, principal->project))
+        return api_error_set(&exchange->error, API_INVALID_REQUEST, "project",
+                             "project: \"%s\" given, and \"%s\" by OpenAI-Project", query->project,
+                             principal->project);
+    if (!admin && *query->project && strcmp(query->project, principal->project) &&
+        (principal->keyless || !key_allows_project(&principal->key, query->project)))
+        return api_error_set(&exchange->error, API_KEY_NOT_ALLOWED, "project",
+                             "project: the figures of \"%s\" are not for this caller", query->project);
+    if (!*query->project && (!admin || exchange->project_named))
+        snprintf(query->project, sizeof query->project, "%s", principal->project);
+    return true;
+}
+
 enum MHD_Result serve_stats(struct exchange *exchange) {
     struct query_stats query = {0};
     struct error error = {0};
-    if (!read_query(exchange, &query, set_stats)) return respond_error(exchange, &exchange->error);
+    if (!read_query(exchange, &query, set_stats) || !find_stats_project(exchange, &query))
+        return respond_error(exchange, &exchange->error);
     struct question *question = question_open(exchange);
     bool asked = question && store_get_stats(exchange->server->store, &query, on_json, question, &error);
     return wait_for(exchange, question, asked, &error);
@@ -134,10 +177,15 @@ enum MHD_Result serve_stats(struct exchange *exchange) {
 enum MHD_Result serve_balance(struct exchange *exchange) {
     const struct principal *principal = &exchange->principal;
     struct error error = {0};
+    if (!read_query(exchange, NULL, set_nothing)) return respond_error(exchange, &exchange->error);
     struct question *question = question_open(exchange);
+    struct query_scope scope = {0};
+    if (exchange->project_named) snprintf(scope.project, sizeof scope.project, "%s", principal->project);
+    if (!principal->keyless && !principal->key.admin)
+        snprintf(scope.key_id, sizeof scope.key_id, "%s", principal->key.id);
     bool asked =
         question && store_get_balance(exchange->server->store, principal->keyless ? NULL : principal->key.id,
-                                      on_json, question, &error);
+                                      &scope, on_json, question, &error);
     return wait_for(exchange, question, asked, &error);
 }
 
@@ -151,9 +199,28 @@ static void add_progress(struct question *question, json_t *json) {
     json_decref(progress);
 }
 
+// Where its pictures are, and until when; null for one whose time is over.
+static void add_urls(struct question *question, json_t *json) {
+    size_t index;
+    json_t *one;
+    json_array_foreach(json_object_get(json, "media"), index, one) {
+        struct media_item item;
+        struct error gone = {0};
+        const char *name = json_string_value(json_object_get(one, "name"));
+        bool there = name && media_get(question->server->media, name, &item, &gone);
+        if (there) close(item.file);
+        int64_t until = there ? clock_unix_micros() + (int64_t)(item.seconds_left * 1e6) : 0;
+        json_object_set_new(one, "url",
+                            there ? json_sprintf("%s/media/%s", question->base, name) : json_null());
+        json_object_set_new(one, "expires_at", listing_time(until));
+    }
+}
+
 static void on_request(void *context, json_t *json, const struct error *error) {
     struct question *question = context;
     if (json) add_progress(question, json);
+    if (json) add_urls(question, json);
+    if (json && !question->cancel) answer_fill(json_object_get(json, "answer"), question->server->media);
     if (json && question->cancel) {
         bool stopped = gateway_stop(question->server->gateway, question->request);
         json_t *state = json_object_get(json, "status");
@@ -172,6 +239,7 @@ static enum MHD_Result ask_request(struct exchange *exchange, bool cancel) {
     if (!find_scope(exchange, &scope)) return respond_error(exchange, &exchange->error);
     struct question *question = question_open(exchange);
     if (question) question->cancel = cancel;
+    if (question) exchange_base_url(exchange, question->base, sizeof question->base);
     bool asked = question && store_get_request(exchange->server->store, exchange->target, &scope, on_request,
                                                question, &error);
     return wait_for(exchange, question, asked, &error);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,13 +18,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MEDIA_SECONDS    3600.0
-#define PEM_MOST         (1u << 20)
-#define BACKLOG          4096
-#define RATED_MOST       65536 // addresses whose rate is remembered
-#define SPARE_FILES      256   // beside the sockets: media, spool, database
-#define BODY_PIECE       (16u << 10)
-#define CONNECTION_LEAST (16u << 10)
+#define MEDIA_SECONDS       3600.0
+#define EXPIRY_EACH_SECONDS 30.0
+#define PEM_MOST            (1u << 20)
+#define BACKLOG             4096
+#define RATED_MOST          65536 // addresses whose rate is remembered
+#define SPARE_FILES         256   // beside the sockets: media, spool, database
+#define BODY_PIECE          (16u << 10)
+#define CONNECTION_LEAST    (16u << 10)
 
 void server_limits_default(struct server_limits *limits) {
     *limits = (struct server_limits){.connections = 16000,
@@ -35,6 +37,7 @@ void server_limits_default(struct server_limits *limits) {
                                      .file_bytes = 50u << 20,
                                      .body_bytes = 256u << 20,
                                      .buffered_bytes = 512u << 20,
+                                     .spool_bytes = 4ull << 30,
                                      .pixels = 67108864,
                                      .heartbeat_seconds = 10,
                                      .stop_seconds = 60};
@@ -138,8 +141,9 @@ static int open_files(struct server *server) {
 }
 
 static struct MHD_Daemon *start_daemon(struct server *server) {
-    // libmicrohttpd gives the head of a request at most half of a connection's memory; the rest is for a body's pieces.
-    size_t memory = 2 * server->limits.header_bytes + BODY_PIECE;
+    // More than a head may take: one that is too large is to be answered by us, not by libmicrohttpd. The rest is for a body's
+    // pieces.
+    size_t memory = 3 * server->limits.header_bytes + BODY_PIECE;
     if (memory < CONNECTION_LEAST) memory = CONNECTION_LEAST;
     struct MHD_OptionItem tls[] = {
         {server->certificate ? MHD_OPTION_HTTPS_MEM_CERT : MHD_OPTION_END, 0, server->certificate},
@@ -148,16 +152,16 @@ static struct MHD_Daemon *start_daemon(struct server *server) {
          (char *)"SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
         {MHD_OPTION_END, 0, NULL},
     };
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG |
-                                (server->certificate ? MHD_USE_TLS : 0),
+    server->connections_most = open_files(server);
+    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
+                                MHD_USE_ITC | MHD_USE_ERROR_LOG | (server->certificate ? MHD_USE_TLS : 0),
                             0, NULL, NULL, exchange_handle, server, MHD_OPTION_EXTERNAL_LOGGER,
-                            on_daemon_message, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
-                            MHD_OPTION_NOTIFY_COMPLETED, exchange_ended, server, MHD_OPTION_NOTIFY_CONNECTION,
-                            connection_changed, server, MHD_OPTION_CONNECTION_LIMIT,
-                            (unsigned)open_files(server), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-                            (unsigned)server->limits.per_address, MHD_OPTION_CONNECTION_TIMEOUT,
-                            (unsigned)server->limits.idle_seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
-                            MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+                            on_daemon_message, server, MHD_OPTION_NOTIFY_COMPLETED, exchange_ended, server,
+                            MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
+                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)server->connections_most,
+                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)server->limits.idle_seconds,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+                            MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
 }
 
 static bool open_loop(struct server *server, const struct server_options *options, struct error *error) {
@@ -173,7 +177,8 @@ static bool open_loop(struct server *server, const struct server_options *option
     server->mailbox_fd = mailbox_fd(server->mailbox);
     bool good = server->epoll >= 0 && info && watch(server, info->epoll_fd, &server->epoll) &&
                 watch(server, server->mailbox_fd, &server->mailbox_fd) &&
-                (server->stop_fd < 0 || watch(server, server->stop_fd, &server->stop_fd));
+                (server->stop_fd < 0 || watch(server, server->stop_fd, &server->stop_fd)) &&
+                door_open(server);
     return good || error_set(error, ERROR_INTERNAL, "the HTTP server does not start: %s", strerror(errno));
 }
 
@@ -186,6 +191,7 @@ static bool no_memory(struct error *error) {
 static bool copy_options(struct server *server, const struct server_options *options, struct error *error) {
     server->log = options->log;
     server->limits = options->limits;
+    server->spool.most = options->limits.spool_bytes;
     server->no_auth = options->no_auth;
     server->auth_required = options->auth_required;
     server->metrics_open = options->metrics_open;
@@ -219,6 +225,12 @@ static bool read_certificate(struct server *server, const struct server_options 
            file_read(options->key, PEM_MOST, &server->certificate_key, &size, error);
 }
 
+static bool is_stopped(void *context) {
+    const struct server_options *options = context;
+    struct pollfd wanted = {.fd = options->stop_fd, .events = POLLIN};
+    return options->stop_fd >= 0 && poll(&wanted, 1, 0) > 0;
+}
+
 static bool open_parts(struct server *server, const struct server_options *options, struct error *error) {
     if (!copy_options(server, options, error) || !read_certificate(server, options, error)) return false;
     server->addresses = rate_open(RATED_MOST, error);
@@ -226,13 +238,16 @@ static bool open_parts(struct server *server, const struct server_options *optio
     struct media_options media = {.folder = options->media_folder,
                                   .lifetime_seconds =
                                       options->media_seconds > 0 ? options->media_seconds : MEDIA_SECONDS,
-                                  .quota_bytes = options->media_quota};
+                                  .quota_bytes = options->media_quota,
+                                  .expire_each_seconds = EXPIRY_EACH_SECONDS};
     server->media = media_open(&media, error);
     if (!server->media) return false;
     struct gateway_options gateway = options->gateway;
     gateway.media = server->media;
     gateway.store = server->store;
     gateway.queue.spool_folder = server->spool_folder;
+    gateway.stopped = is_stopped;
+    gateway.stopped_context = (void *)options;
     server->gateway = gateway_open(&gateway, mailbox_post, server->mailbox, error);
     return server->gateway && open_loop(server, options, error);
 }
@@ -268,9 +283,8 @@ void server_close(struct server *server) {
     if (server->mailbox) mailbox_empty(server); // and no connection stays suspended
     if (server->daemon) {
         MHD_stop_daemon(server->daemon);
-        // libmicrohttpd closes the socket that it was given, unless it handed it back before.
-        server->listen_fd = -1;
     }
+    door_close(server);
     gateway_close(server->gateway);
     if (server->listen_fd >= 0) close(server->listen_fd);
     if (server->epoll >= 0) close(server->epoll);

@@ -6,6 +6,8 @@
 // suspended: libmicrohttpd no longer looks at it, so limn does, and cancels the job when its client leaves. Bodies are read
 // as they arrive, references straight into files of the spool folder. Pictures are never decoded here: only headers are read.
 //
+// A connection comes to libmicrohttpd when the head of its first request is whole (door.c).
+//
 // Two lists in order of time hold what may take too long: connections without a whole request head, and bodies on their way.
 // Once a second the loop closes what is over its limit.
 #ifndef LIMN_SERVER_SERVER_H
@@ -23,16 +25,18 @@ struct server;
 
 // What one client may take. server_limits_default fills in the values behind the semicolons.
 struct server_limits {
-    int connections;          // at once; 16000
-    int per_address;          // of them from one address, this machine's own apart; 0: no limit of its own
-    double header_seconds;    // from a connection's begin to the end of its first request's head; 15
-    double idle_seconds;      // between two requests, head of the next included; or nothing moves; 75
+    int connections; // at once; 16000
+    int per_address; // of them from one address, this machine's own apart; 0: no limit of its own
+    double
+        header_seconds; // from a connection's begin, or the first byte of a later request, to the end of the head; 15
+    double idle_seconds;      // between two requests; or nothing moves; 75
     double body_seconds;      // from a request's head to the end of its body; 600
     size_t header_bytes;      // of a request's head; 16 KiB
     uint64_t json_bytes;      // of a JSON body without pictures; 1 MiB
     uint64_t file_bytes;      // of one picture of a form; 50 MiB
     uint64_t body_bytes;      // of a body with pictures; 256 MiB
     uint64_t buffered_bytes;  // of all JSON bodies in memory together; 512 MiB
+    uint64_t spool_bytes;     // of pictures of all requests that wait or run; 0: no limit; 4 GiB
     double pixels;            // of a picture that is sent in, by its header; 64 Mi
     double heartbeat_seconds; // between two signs of life of a stream; 10
     double stop_seconds;      // how long a stopping server waits for what runs; 60
@@ -65,7 +69,8 @@ struct server_options {
 };
 
 // Binds the address, opens media and the gateway, and begins to listen once the model is ready. Errors say what to do:
-// a port in use, an address that is not this machine's, a model or a certificate that cannot be opened.
+// a port in use, an address that is not this machine's, a model or a certificate that cannot be opened; ERROR_CANCELLED when
+// stop_fd could be read before the model was open.
 struct server *server_open(const struct server_options *options, struct error *error);
 
 // The address that it listens on, "http://127.0.0.1:8080", and its gateway.

@@ -92,6 +92,7 @@ static bool write_file(struct upload *u, const char *bytes, size_t size) {
     if (u->part_bytes > u->options.file_bytes)
         return api_error_set(u->error, API_PAYLOAD_TOO_LARGE, u->name, "%s: a file of more than %.0f MiB",
                              u->name, (double)u->options.file_bytes / 1048576);
+    if (!image_request_take_room(u->request, size, u->error)) return false;
     crypto_generichash_update(&u->hash, (const unsigned char *)bytes, size);
     while (size > 0) {
         ssize_t written = write(u->file, bytes, size);
@@ -200,6 +201,7 @@ struct upload *upload_open(const struct upload_options *options, struct api_erro
     image_request_init(u->request, options->mode, options->id);
     u->request->spool_folder = options->spool_folder;
     u->request->pixels_most = (int64_t)options->pixels;
+    u->request->room = options->room;
     u->options = *options;
     u->file = -1;
     if (open_kind(u, error)) {

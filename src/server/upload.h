@@ -25,6 +25,7 @@ struct upload_options {
     const char *content_type; // the header; NULL: none
     uint64_t file_bytes;      // of one picture
     double pixels;            // likewise, by its header
+    struct spool_room *room;  // NULL: no limit of the spool
 };
 
 // Whoever ends a request before it was handed on removes its files (gateway_sweep).

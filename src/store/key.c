@@ -24,6 +24,21 @@ static bool list_has(const char *list, const char *name, bool globs) {
     return false;
 }
 
+static const char *const PRIORITIES[] = {"low", "normal", "high"};
+
+const char *key_priority_name(int priority) {
+    return PRIORITIES[priority < 0 ? 0 : priority > 0 ? 2 : 1];
+}
+
+bool key_priority_from_name(const char *name, int *priority) {
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name, PRIORITIES[i])) continue;
+        *priority = i + KEY_PRIORITY_LOW;
+        return true;
+    }
+    return false;
+}
+
 bool key_allows_model(const struct key_info *key, const char *model) {
     return !*key->models || list_has(key->models, model, true);
 }
@@ -108,6 +123,8 @@ bool key_check_fields(const struct key_info *key, struct error *error) {
         if (numbers[i].value < 0)
             return error_set_field(error, ERROR_INPUT, numbers[i].field, "%s: expected 0 or more",
                                    numbers[i].field);
+    if (key->priority < KEY_PRIORITY_LOW || key->priority > KEY_PRIORITY_HIGH)
+        return error_set_field(error, ERROR_INPUT, "priority", "priority: expected low, normal or high");
     return check_list("project", key->project, error) && check_list("projects", key->projects, error) &&
            check_list("models", key->models, error);
 }

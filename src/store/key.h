@@ -20,6 +20,13 @@
 #define KEY_PROJECT_MOST 64
 #define KEY_HASH_BYTES   32
 
+// Requests of a higher priority go first; 0 is the usual one.
+enum { KEY_PRIORITY_LOW = -1, KEY_PRIORITY_HIGH = 1 };
+
+// "low", "normal" or "high"; and back: false for any other text.
+const char *key_priority_name(int priority);
+bool key_priority_from_name(const char *name, int *priority);
+
 // What a key is and may do. Limits are 0 where there is none. Money is in micro-dollars (1 USD = 1,000,000). Times are
 // microseconds since 1970 UTC.
 struct key_info {
@@ -30,6 +37,7 @@ struct key_info {
     char models[KEY_MODELS_MOST];   // names or globs separated by commas; "": all
     char last_four[5];              // of the secret
     bool admin;                     // may use the admin endpoints
+    int priority;                   // of its requests, KEY_PRIORITY_LOW to _HIGH
     int64_t budget_day_micros;      // a day begins at midnight UTC, a month on its first day
     int64_t budget_month_micros;
     int64_t budget_total_micros;

@@ -18,12 +18,13 @@ static bool insert(struct database *database, const struct key_info *key, const 
            database_run(
                database, error,
                "INSERT INTO keys (id, hash, name, last_four, project, projects, models, admin, budget_day, "
-               "budget_month, budget_total, requests_per_minute, images_per_day, created_at, expires_at) "
-               "VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
-               "sbsssssiiiiiiii", key->id, hash, (size_t)KEY_HASH_BYTES, key->name, key->last_four,
+               "budget_month, budget_total, requests_per_minute, images_per_day, created_at, expires_at, "
+               "priority) "
+               "VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
+               "sbsssssiiiiiiiii", key->id, hash, (size_t)KEY_HASH_BYTES, key->name, key->last_four,
                key->project, key->projects, key->models, (int64_t)key->admin, key->budget_day_micros,
                key->budget_month_micros, key->budget_total_micros, key->requests_per_minute,
-               key->images_per_day, key->created_at, key->expires_at);
+               key->images_per_day, key->created_at, key->expires_at, (int64_t)key->priority);
 }
 
 bool key_create(struct database *database, struct key_info *key, int64_t now, char text[KEY_TEXT_MOST],

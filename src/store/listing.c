@@ -73,8 +73,9 @@ static json_t *request_from_row(sqlite3_stmt *row) {
         "s:o, s:o, "
         "s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:{s:I,s:I,s:I,s:I}, s:b}",
         "id", text_column(row, 1), "object", "request", "created_at", listing_time(created), "model",
-        text_column(row, 3), "executed_model", text_column(row, 4), "provider", text_column(row, 5),
-        "modality", "image", "mode", text_column(row, 6), "endpoint", text_column(row, 7), "status",
+        sqlite3_column_bytes(row, 3) ? text_column(row, 3) : json_null(), "executed_model",
+        text_column(row, 4), "provider", text_column(row, 5), "modality", "image", "mode",
+        text_column(row, 6), "endpoint", text_column(row, 7), "status",
         store_status_name((enum store_status)sqlite3_column_int(row, 8)), "http_status",
         http_status ? json_integer(http_status) : json_null(), "cost",
         listing_money(sqlite3_column_int64(row, 10)), "cost_micros", sqlite3_column_int64(row, 10),
@@ -117,16 +118,46 @@ static json_t *attempts_json(struct database *database, int64_t seq, struct erro
 }
 
 static json_t *media_json(struct database *database, int64_t seq, struct error *error) {
+    static const char *const kinds[] = {"output", "reference", "mask"};
     json_t *list = json_array();
-    sqlite3_stmt *row =
-        database_query(database, error, "SELECT name FROM media WHERE request = ?1 ORDER BY name", "i", seq);
+    sqlite3_stmt *row = database_query(
+        database, error,
+        "SELECT name, kind, number FROM media WHERE request = ?1 ORDER BY kind, number, name", "i", seq);
     bool more;
     while (database_next(database, row, &more, error)) {
         if (!more) return list ? list : no_memory(error);
-        json_array_append_new(list, json_pack("{s:o}", "name", text_column(row, 0)));
+        int kind = sqlite3_column_int(row, 1);
+        json_array_append_new(list, json_pack("{s:o, s:s, s:i}", "name", text_column(row, 0), "kind",
+                                              kinds[kind > 0 && kind < 3 ? kind : 0], "number",
+                                              sqlite3_column_int(row, 2)));
     }
     json_decref(list);
     return NULL;
+}
+
+// The answer that is kept of a request: a picture that it leaves out is {"media": name} there, so that somebody else can put it in.
+static json_t *answer_json(struct database *database, int64_t seq, int64_t now, struct error *error) {
+    sqlite3_stmt *row = database_query(
+        database, error,
+        "SELECT body, pictures FROM answers WHERE request = ?1 AND expires_at > ?2 AND type LIKE "
+        "'application/json%'",
+        "ii", seq, now);
+    bool more;
+    if (!database_next(database, row, &more, error)) return NULL;
+    if (!more) return json_null();
+    json_t *value =
+        json_loadb(sqlite3_column_blob(row, 0), (size_t)sqlite3_column_bytes(row, 0), JSON_DECODE_ANY, NULL);
+    const char *at = (const char *)sqlite3_column_text(row, 1);
+    json_t *data = json_object_get(value, "data");
+    for (size_t i = 0; at && *at && i < json_array_size(data); i++) { // each one of the data leaves one out
+        at += strcspn(at, " ") + 1;
+        size_t length = strcspn(at, "\n");
+        json_object_set_new(json_array_get(data, i), "b64_json",
+                            json_pack("{s:o}", "media", json_stringn(at, length)));
+        at += length + (at[length] == '\n');
+    }
+    database_end(row);
+    return value ? value : json_null();
 }
 
 // The JSON that stands in a column of the one row of a query; null when there is none, or it is no JSON.
@@ -164,13 +195,7 @@ json_t *listing_request(struct database *database, const char *id, const struct 
         database_query(database, error, "SELECT body FROM payloads WHERE request = ?1 AND expires_at > ?2",
                        "ii", seq, now),
         error);
-    json_t *answer = stored_json(
-        database,
-        database_query(database, error,
-                       "SELECT body FROM answers WHERE request = ?1 AND expires_at > ?2 AND type LIKE "
-                       "'application/json%'",
-                       "ii", seq, now),
-        error);
+    json_t *answer = answer_json(database, seq, now, error);
     bool good = attempts && media && payload && answer;
     good = !json_object_set_new(request, "attempts", attempts) && good;
     good = !json_object_set_new(request, "media", media) && good;
@@ -255,6 +280,11 @@ static json_t *page_json(struct page *page, struct page_url *url, struct error *
     return list ? list : no_memory(error);
 }
 
+// What the caller may see and what it asks for: one of them, or both the same (listing_requests).
+static const char *project_of(const struct query_requests *query) {
+    return *query->scope.project ? query->scope.project : query->project;
+}
+
 // ?1 project, ?2 key of the caller; ?3 key_id, ?4 model, ?5 user, ?6 status, ?7 and ?8 times; ?9 and ?10 bounds of seq.
 #define REQUEST_FILTER                                                                                       \
     " FROM requests WHERE seq > ?9 AND seq < ?10 AND (?1 = '' OR project = ?1) AND (?2 = '' OR key_id = "    \
@@ -264,7 +294,7 @@ static json_t *page_json(struct page *page, struct page_url *url, struct error *
     "AND (?7 = 0 OR created_at >= ?7) AND (?8 = 0 OR created_at < ?8)"
 #define REQUEST_FILTER_TYPES "sssssiiiii"
 #define REQUEST_FILTER_VALUES(query, low, high)                                                              \
-    (query)->scope.project, (query)->scope.key_id, (query)->key_id, (query)->model, (query)->user,           \
+    project_of(query), (query)->scope.key_id, (query)->key_id, (query)->model, (query)->user,                \
         (int64_t)(query)->status, (query)->created_after, (query)->created_before, (low), (high)
 
 // The bounds of seq that times and cursors give; seq and created_at grow together.
@@ -358,6 +388,12 @@ json_t *listing_requests(struct database *database, const struct query_requests 
                         .limit = query->limit,
                         .from_cursor = *query->starting_after != 0};
     struct page_url url = {0};
+    if (*query->scope.project && *query->project && strcmp(query->scope.project, query->project)) {
+        json_decref(page.data);
+        error_set_field(error, ERROR_INPUT, "project", "project: \"%s\" given, and \"%s\" by OpenAI-Project",
+                        query->project, query->scope.project);
+        return NULL;
+    }
     if (!page.data || !buffer_add_string(&url.text, "/v1/requests")) return no_memory(error);
     char limit[16];
     snprintf(limit, sizeof limit, "%d", query->limit);
@@ -367,6 +403,7 @@ json_t *listing_requests(struct database *database, const struct query_requests 
     url_add(&url, "key_id", query->key_id);
     url_add(&url, "model", query->model);
     url_add(&url, "user", query->user);
+    url_add(&url, "project", query->project);
     if (query->status >= 0) url_add(&url, "status", store_status_name((enum store_status)query->status));
     if (query->summary) url_add(&url, "summary", "true");
     if (!fill_requests(database, query, &page, error)) {
@@ -412,16 +449,17 @@ static json_t *key_json(struct database *database, const struct key_info *key, i
                          : key->expires_at && key->expires_at <= now ? "expired"
                                                                      : "active";
     json_t *object = json_pack(
-        "{s:s, s:s, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:b, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, s:{s:o, "
+        "{s:s, s:s, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:b, s:s, s:o, s:o, s:{s:o, s:o, s:o, s:o, s:o}, "
+        "s:{s:o, "
         "s:o, "
         "s:o}}",
         "id", key->id, "object", "key", "name", listing_text(key->name), "last_four", key->last_four,
         "created_at", listing_time(key->created_at), "status", status, "project", listing_text(key->project),
         "projects", list_json(key->projects), "models", list_json(key->models), "admin", key->admin,
-        "expires_at", listing_time(key->expires_at), "revoked_at", listing_time(key->revoked_at), "limits",
-        "budget_day", limit_json(key->budget_day_micros, true), "budget_month",
-        limit_json(key->budget_month_micros, true), "budget_total",
-        limit_json(key->budget_total_micros, true), "requests_per_minute",
+        "priority", key_priority_name(key->priority), "expires_at", listing_time(key->expires_at),
+        "revoked_at", listing_time(key->revoked_at), "limits", "budget_day",
+        limit_json(key->budget_day_micros, true), "budget_month", limit_json(key->budget_month_micros, true),
+        "budget_total", limit_json(key->budget_total_micros, true), "requests_per_minute",
         limit_json(key->requests_per_minute, false), "images_per_day", limit_json(key->images_per_day, false),
         "usage", "day", usage_json(&usage[USAGE_DAY]), "month", usage_json(&usage[USAGE_MONTH]), "total",
         usage_json(&usage[USAGE_TOTAL]));
@@ -483,12 +521,34 @@ json_t *listing_keys(struct database *database, const struct query_keys *query, 
 
 // ------------------------------------------------------------------------------------------------------------ balance
 
-json_t *listing_balance(struct database *database, const char *key_id, int64_t now, struct error *error) {
+// What was spent this month and in all of the records for the scope's project.
+static json_t *project_spending(struct database *database, const struct query_scope *scope, int64_t now,
+                                struct error *error) {
+    static const char sum[] = "SELECT sum(cost_micros) FROM requests WHERE created_at >= ?1 AND project = ?2 "
+                              "AND (?3 = '' OR key_id = ?3)";
+    int64_t month = 0, total = 0;
+    if (!database_integer(database, error, 0, &month, sum, "iss", usage_start(USAGE_MONTH, now),
+                          scope->project, scope->key_id) ||
+        !database_integer(database, error, 0, &total, sum, "iss", (int64_t)0, scope->project, scope->key_id))
+        return NULL;
+    json_t *object = json_pack("{s:o, s:{s:o, s:I}, s:{s:o, s:I}}", "id", listing_text(scope->project),
+                               "month", "spent", listing_money(month), "spent_micros", month, "recorded",
+                               "spent", listing_money(total), "spent_micros", total);
+    return object ? object : no_memory(error);
+}
+
+json_t *listing_balance(struct database *database, const char *key_id, const struct query_scope *scope,
+                        int64_t now, struct error *error) {
     struct key_info key = {0};
     bool found = false;
-    if (key_id && *key_id && !record_key(database, key_id, &key, &found, error)) return NULL;
+    json_t *spending = NULL;
+    if (*scope->project && !(spending = project_spending(database, scope, now, error))) return NULL;
     struct usage_row usage[3] = {{0}};
-    if (found && !usage_read(database, key.id, now, usage, error)) return NULL;
+    if ((key_id && *key_id && !record_key(database, key_id, &key, &found, error)) ||
+        (found && !usage_read(database, key.id, now, usage, error))) {
+        json_decref(spending);
+        return NULL;
+    }
     static const char *const names[] = {"day", "month", "total"};
     const int64_t limits[] = {key.budget_day_micros, key.budget_month_micros, key.budget_total_micros};
     json_t *budgets = json_array();
@@ -506,9 +566,9 @@ json_t *listing_balance(struct database *database, const char *key_id, int64_t n
                                                  listing_time(usage_next((enum usage_period)period, now))));
     }
     bool limited = available != INT64_MAX;
-    json_t *object =
-        json_pack("{s:s, s:s, s:{s:o, s:s}, s:o}", "object", "balance", "billing_type",
-                  limited ? "prepaid" : "postpaid", "available", "amount",
-                  limited ? listing_money(available) : json_null(), "currency", "usd", "budgets", budgets);
+    json_t *object = json_pack("{s:s, s:s, s:{s:o, s:s}, s:o, s:o*}", "object", "balance", "billing_type",
+                               limited ? "prepaid" : "postpaid", "available", "amount",
+                               limited ? listing_money(available) : json_null(), "currency", "usd", "budgets",
+                               budgets, "project", spending);
     return object ? object : no_memory(error);
 }

@@ -12,7 +12,9 @@ json_t *listing_request(struct database *database, const char *id, const struct 
 json_t *listing_requests(struct database *database, const struct query_requests *query, struct error *error);
 json_t *listing_keys(struct database *database, const struct query_keys *query, int64_t now,
                      struct error *error);
-json_t *listing_balance(struct database *database, const char *key_id, int64_t now, struct error *error);
+// A project in [scope] adds what was spent for it.
+json_t *listing_balance(struct database *database, const char *key_id, const struct query_scope *scope,
+                        int64_t now, struct error *error);
 
 // Parts that statistics share: a text (NULL is null, bytes that are no UTF-8 become "?"), a time as ISO 8601 (0 is null), and
 // micro-dollars as dollars.

@@ -84,4 +84,14 @@ static const char ANSWERS[] =
     "ROWID;"
     "CREATE INDEX media_request ON media (request);";
 
-const char *const MIGRATIONS[] = {RECORDS, BUDGETS, ANSWERS};
+// 4: whose requests go first: -1 low, 0 normal, 1 high.
+static const char PRIORITIES[] = "ALTER TABLE keys ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;";
+
+// 5: kept answers leave out their pictures, which lie in media: where each belongs, "<offset> <name>" a line.
+static const char PICTURES[] = "ALTER TABLE answers ADD COLUMN pictures TEXT NOT NULL DEFAULT '';";
+
+// 6: pictures that came in are kept, too: kind is 0 for a delivered one, 1 a reference, 2 a mask.
+static const char MEDIA_KINDS[] = "ALTER TABLE media ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;"
+                                  "ALTER TABLE media ADD COLUMN number INTEGER NOT NULL DEFAULT 0;";
+
+const char *const MIGRATIONS[] = {RECORDS, BUDGETS, ANSWERS, PRIORITIES, PICTURES, MEDIA_KINDS};

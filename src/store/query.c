@@ -1,5 +1,6 @@
 // Reading the parameters of a query string, each with an error that names it. Relies on query.h.
 #include "store/query.h"
+#include "base/near.h"
 #include "store/store.h"
 
 #include <errno.h>
@@ -17,24 +18,43 @@ void query_keys_init(struct query_keys *query) {
     *query = (struct query_keys){.limit = 20, .status = -1};
 }
 
-// At most [most] characters, and fewer bytes than [capacity]; [plain]: of printable ASCII.
+// 1 to [most] characters, in fewer bytes than [capacity]; [plain]: of printable ASCII, else of UTF-8.
 static bool set_characters(char *to, size_t capacity, size_t most, bool plain, const char *name,
                            const char *value, struct error *error) {
     size_t count = 0;
-    bool good = strlen(value) < capacity;
+    bool good = *value && strlen(value) < capacity;
     for (const char *at = value; *at; at++) {
         count += ((unsigned char)*at & 0xc0) != 0x80; // bytes that go on with a character do not count
         good = good && (!plain || (*at >= 0x20 && *at <= 0x7e));
     }
+    json_t *text = good && !plain ? json_string(value) : NULL; // NULL for what is no UTF-8
+    good = good && (plain || text);
+    json_decref(text);
     if (!good || count > most)
-        return error_set_field(error, ERROR_INPUT, name, "%s: expected at most %zu %scharacters", name, most,
-                               plain ? "printable ASCII " : "");
+        return error_set_field(error, ERROR_INPUT, name, "%s: expected 1 to %zu %scharacters", name, most,
+                               plain ? "printable ASCII " : "UTF-8 ");
     memcpy(to, value, strlen(value) + 1);
     return true;
 }
 
 static bool set_text(char *to, size_t capacity, const char *name, const char *value, struct error *error) {
     return set_characters(to, capacity, capacity - 1, true, name, value, error);
+}
+
+// A parameter that would have no effect is told so: it was meant to have one.
+static bool unknown(const char *name, const char *const *names, struct error *error) {
+    char list[256] = "";
+    int count = 0;
+    for (; names[count]; count++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", count ? ", " : "", names[count]);
+    }
+    const char *meant = near_match(name, names, count);
+    return error_set_field(error, ERROR_INPUT, name, "%.60s: there is no such parameter here; %s%s%s%s", name,
+                           meant   ? "did you mean "
+                           : count ? "expected one of "
+                                   : "expected none",
+                           meant ? meant : "", meant ? "?" : "", meant ? "" : list);
 }
 
 static bool set_limit(int *limit, const char *value, struct error *error) {
@@ -103,7 +123,10 @@ bool query_read_time(const char *text, int64_t *micros) {
         parts.tm_mday > 31 || parts.tm_hour < 0 || parts.tm_hour > 23 || parts.tm_min < 0 ||
         parts.tm_min > 59 || parts.tm_sec < 0 || parts.tm_sec > 60)
         return false;
-    *micros = ((int64_t)timegm(&parts) - offset) * 1000000 + fraction;
+    int day = parts.tm_mday, seconds = parts.tm_sec;
+    int64_t whole = (int64_t)timegm(&parts);
+    if (parts.tm_mday != day && seconds < 60) return false; // February has no 31st
+    *micros = (whole - offset) * 1000000 + fraction;
     return true;
 }
 
@@ -146,12 +169,16 @@ bool query_requests_set(struct query_requests *query, const char *name, const ch
         return set_characters(query->user, sizeof query->user, sizeof query->user / 4 - 1, false, name, value,
                               error);
     if (!strcmp(name, "status")) return set_status(&query->status, value, error);
+    if (!strcmp(name, "project")) return set_text(query->project, sizeof query->project, name, value, error);
     if (!strcmp(name, "summary")) {
         query->summary = !strcmp(value, "true");
         return query->summary || !strcmp(value, "false") ||
                error_set_field(error, ERROR_INPUT, name, "summary: expected true or false");
     }
-    return true;
+    static const char *const names[] = {"limit",          "starting_after", "ending_before", "created_after",
+                                        "created_before", "key_id",         "model",         "user",
+                                        "project",        "status",         "summary",       NULL};
+    return unknown(name, names, error);
 }
 
 bool query_keys_set(struct query_keys *query, const char *name, const char *value, struct error *error) {
@@ -162,7 +189,9 @@ bool query_keys_set(struct query_keys *query, const char *name, const char *valu
                one_cursor(query->starting_after, query->ending_before, error);
     }
     if (!strcmp(name, "project")) return set_text(query->project, sizeof query->project, name, value, error);
-    if (strcmp(name, "status")) return true;
+    static const char *const names[] = {"limit",  "starting_after", "ending_before",
+                                        "status", "project",        NULL};
+    if (strcmp(name, "status")) return unknown(name, names, error);
     query->status = !strcmp(value, "active") ? 0 : !strcmp(value, "revoked") ? 1 : -1;
     return query->status >= 0 ||
            error_set_field(error, ERROR_INPUT, name, "status: expected active or revoked");
@@ -172,6 +201,15 @@ bool query_stats_set(struct query_stats *query, const char *name, const char *va
     if (!strcmp(name, "model")) return set_text(query->model, sizeof query->model, name, value, error);
     if (!strcmp(name, "provider"))
         return set_text(query->provider, sizeof query->provider, name, value, error);
-    if (!strcmp(name, "mode")) return set_text(query->mode, sizeof query->mode, name, value, error);
-    return true;
+    if (!strcmp(name, "project")) return set_text(query->project, sizeof query->project, name, value, error);
+    static const char *const names[] = {"model", "provider", "mode", "project", NULL};
+    if (strcmp(name, "mode")) return unknown(name, names, error);
+    if (strcmp(value, "text-to-image") && strcmp(value, "image-edit"))
+        return error_set_field(error, ERROR_INPUT, name, "mode: expected text-to-image or image-edit");
+    return set_text(query->mode, sizeof query->mode, name, value, error);
+}
+
+bool query_nothing_set(const char *name, struct error *error) {
+    static const char *const names[] = {NULL};
+    return unknown(name, names, error);
 }

@@ -21,7 +21,7 @@ static json_t *read_json(struct store *store, struct operation *operation) {
         return statistics_json(store->statistics, database, &operation->in.stats, now, STATISTICS_AGE_SECONDS,
                                error);
     case OPERATION_BALANCE:
-        return listing_balance(database, operation->in.one.id, now, error);
+        return listing_balance(database, operation->in.one.id, &operation->in.one.scope, now, error);
     default:
         error_set(error, ERROR_INTERNAL, "an operation of kind %d", (int)operation->kind);
         return NULL;

@@ -45,6 +45,7 @@ void key_from_row(sqlite3_stmt *row, struct key_record *record) {
     key->created_at = sqlite3_column_int64(row, 13);
     key->expires_at = sqlite3_column_int64(row, 14);
     key->revoked_at = sqlite3_column_int64(row, 15);
+    key->priority = sqlite3_column_int(row, 16);
 }
 
 bool record_key(struct database *database, const char *id, struct key_info *key, bool *found,
@@ -66,8 +67,9 @@ bool record_answer(struct database *database, int64_t seq, int64_t now, struct s
                    struct error *error) {
     *answer = (struct store_answer){0};
     sqlite3_stmt *row = database_query(
-        database, error, "SELECT http_status, type, body FROM answers WHERE request = ?1 AND expires_at > ?2",
-        "ii", seq, now);
+        database, error,
+        "SELECT http_status, type, body, pictures FROM answers WHERE request = ?1 AND expires_at > ?2", "ii",
+        seq, now);
     bool more;
     if (!database_next(database, row, &more, error)) return false;
     if (!more) return true;
@@ -75,6 +77,7 @@ bool record_answer(struct database *database, int64_t seq, int64_t now, struct s
     const void *body = sqlite3_column_blob(row, 2);
     answer->http_status = sqlite3_column_int(row, 0);
     copy_column(row, 1, answer->type, sizeof answer->type);
+    copy_column(row, 3, answer->pictures, sizeof answer->pictures);
     answer->body = malloc(size + 1);
     if (answer->body) {
         if (size) memcpy(answer->body, body, size);
@@ -118,28 +121,32 @@ static bool look_up(struct database *database, const struct store_begin *begin, 
     *taken = begun->answer.body != NULL || status == STORE_COMPLETED;
     if (begun->answer.body || !*taken) return true;
     begun->outcome = STORE_CONFLICT; // it was charged: it must not run, and be charged, again
-    snprintf(begun->message, sizeof begun->message,
-             "This Idempotency-Key was used for request %s, whose answer was purged; use a fresh key",
-             begun->request_id);
+    snprintf(
+        begun->message, sizeof begun->message,
+        "This Idempotency-Key was used for request %s, whose answer is not kept (it was purged, or asked for "
+        "with sync_mode); use a fresh key",
+        begun->request_id);
     return true;
 }
 
 // -------------------------------------------------------------------------------------------------------------- begin
 
-static bool reserve(struct database *database, const struct store_begin *begin, int64_t now,
-                    struct store_begun *begun, struct error *error) {
-    struct key_info key;
+// Reads the caller's key; outcome STORE_NO_KEY or STORE_KEY_OVER when it is not good any more.
+static bool check_key(struct database *database, const struct store_begin *begin, int64_t now,
+                      struct key_info *key, struct store_begun *begun, struct error *error) {
     bool found;
-    if (!record_key(database, begin->key_id, &key, &found, error)) return false;
-    bool over = found && key.expires_at && key.expires_at <= now;
-    if (!found || key.revoked_at || over) {
-        begun->outcome = STORE_NO_KEY;
-        snprintf(begun->message, sizeof begun->message,
-                 over ? "This API key has expired" : "Invalid API key");
-        return true;
-    }
+    if (!record_key(database, begin->key_id, key, &found, error)) return false;
+    bool over = found && key->expires_at && key->expires_at <= now;
+    if (found && !key->revoked_at && !over) return true;
+    begun->outcome = over ? STORE_KEY_OVER : STORE_NO_KEY;
+    snprintf(begun->message, sizeof begun->message, over ? "This API key has expired" : "Invalid API key");
+    return true;
+}
+
+static bool reserve(struct database *database, const struct store_begin *begin, const struct key_info *key,
+                    int64_t now, struct store_begun *begun, struct error *error) {
     enum usage_verdict verdict;
-    if (!usage_reserve(database, &key, now, begin->estimate_micros, begin->images, &verdict, begun->message,
+    if (!usage_reserve(database, key, now, begin->estimate_micros, begin->images, &verdict, begun->message,
                        &begun->retry_seconds, error))
         return false;
     begun->outcome = verdict == USAGE_FITS       ? STORE_NEW
@@ -182,14 +189,17 @@ bool record_begin(struct database *database, const struct record_rules *rules,
                   const struct store_begin *begin, int64_t now, struct store_begun *begun,
                   struct error *error) {
     const char *project = begin->project && *begin->project ? begin->project : "default";
+    struct key_info key;
     *begun = (struct store_begun){.outcome = STORE_NEW};
+    if (begin->key_id && !check_key(database, begin, now, &key, begun, error)) return false;
+    if (begun->outcome != STORE_NEW) return true;
     if (begin->idempotency_key) {
         bool taken;
         if (!look_up(database, begin, project, now, begun, &taken, error)) return false;
         if (taken) return true;
         *begun = (struct store_begun){.outcome = STORE_NEW};
     }
-    if (begin->key_id && !reserve(database, begin, now, begun, error)) return false;
+    if (begin->key_id && !reserve(database, begin, &key, now, begun, error)) return false;
     if (begun->outcome != STORE_NEW) return true;
     if (!insert(database, rules, begin, project, now, error)) return false;
     if (strcmp(project, "default") &&
@@ -214,8 +224,8 @@ bool record_reject(struct database *database, const struct record_rules *rules,
         database_run(database, error,
                      "UPDATE requests SET status = ?2, http_status = ?3, error_code = ?4, error_message "
                      "= ?5, ended_at = ?6, reserved_micros = 0, reserved_images = 0 WHERE id = ?1",
-                     "siissi", begin->id, (int64_t)STORE_REJECTED, (int64_t)http_status, error_code,
-                     cut(&arena, error_message, MESSAGE_MOST), now);
+                     "siissi", begin->id, (int64_t)(http_status < 500 ? STORE_REJECTED : STORE_FAILED),
+                     (int64_t)http_status, error_code, cut(&arena, error_message, MESSAGE_MOST), now);
     arena_free(&arena);
     return good;
 }
@@ -328,16 +338,16 @@ static bool settle_answer(struct database *database, const struct record_rules *
     int64_t until = now + rules->answer_micros;
     if (row->keep & KEEP_PAYLOAD) {
         int64_t payload = rules->payload_micros ? now + rules->payload_micros : INT64_MAX;
-        if (payload > until) until = payload;
+        if (payload > until || row->keep == KEEP_PAYLOAD) until = payload;
     }
     if (settle->answer && row->keep &&
-        !database_run(database, error, "INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5)", "iisbi",
-                      row->seq, (int64_t)settle->http_status,
+        !database_run(database, error, "INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                      "iisbis", row->seq, (int64_t)settle->http_status,
                       settle->answer_type ? settle->answer_type : "application/json", settle->answer,
-                      settle->answer_size, until))
+                      settle->answer_size, until, settle->answer_pictures ? settle->answer_pictures : ""))
         return false;
-    // Without an answer there is nothing to replay: the next call with this key runs.
-    return settle->answer || !(row->keep & KEEP_IDEMPOTENT) ||
+    // Nothing was charged, and there is nothing to replay: the next call with this key runs.
+    return settle->answer || settle->status == STORE_COMPLETED || !(row->keep & KEEP_IDEMPOTENT) ||
            database_run(database, error,
                         "DELETE FROM idempotency WHERE request_id = ?2 AND (project, key) = "
                         "(SELECT project, idempotency_key FROM requests WHERE seq = ?1)",
@@ -358,8 +368,11 @@ bool record_settle(struct database *database, const struct record_rules *rules,
                                      row.reserved_images, settle->cost_micros, settle->images, error))
         return false;
     for (int i = 0; i < settle->media_count; i++)
-        if (!database_run(database, error, "INSERT OR REPLACE INTO media VALUES (?1, ?2)", "si",
-                          settle->media[i], row.seq))
+        if (!database_run(
+                database, error,
+                "INSERT OR REPLACE INTO media (name, request, kind, number) VALUES (?1, ?2, ?3, ?4)", "siii",
+                settle->media[i].name, row.seq, (int64_t)settle->media[i].kind,
+                (int64_t)settle->media[i].number))
             return false;
     return *changed = true;
 }

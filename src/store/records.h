@@ -54,7 +54,7 @@ bool record_key(struct database *database, const char *id, struct key_info *key,
 // The columns that key_from_row reads, in its order.
 #define KEY_COLUMNS                                                                                          \
     "id, hash, name, last_four, project, projects, models, admin, budget_day, budget_month, budget_total, "  \
-    "requests_per_minute, images_per_day, created_at, expires_at, revoked_at"
+    "requests_per_minute, images_per_day, created_at, expires_at, revoked_at, priority"
 void key_from_row(sqlite3_stmt *row, struct key_record *record);
 
 #endif

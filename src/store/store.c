@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SLOTS_MOST = 64 };
+enum { SLOTS_MOST = 64, REFUSERS_MOST = 4096, REFUSALS_TIMES_ALL = 10 };
 
 const char *store_status_name(enum store_status status) {
     static const char *const names[] = {"pending",          "processing", "completed",
@@ -122,6 +122,7 @@ static bool copy_settle(struct operation *operation, const struct store_settle *
     settle->executed_model = copy(operation, from->executed_model, &good);
     settle->provider = copy(operation, from->provider, &good);
     settle->answer_type = copy(operation, from->answer_type, &good);
+    settle->answer_pictures = copy(operation, from->answer_pictures, &good);
     if (from->answer) {
         char *answer = arena_alloc(&operation->arena, from->answer_size + 1);
         if (!answer) return false;
@@ -130,11 +131,14 @@ static bool copy_settle(struct operation *operation, const struct store_settle *
     }
     size_t attempts = (size_t)from->attempt_count, names = (size_t)from->media_count;
     struct store_attempt *made = arena_alloc(&operation->arena, attempts * sizeof *made);
-    const char **media = arena_alloc(&operation->arena, names * sizeof *media);
+    struct store_media *media = arena_alloc(&operation->arena, names * sizeof *media);
     if (!made || !media) return false;
     for (size_t i = 0; i < attempts; i++)
         if (!copy_attempt(operation, &from->attempts[i], &made[i])) return false;
-    for (size_t i = 0; i < names; i++) media[i] = copy(operation, from->media[i], &good);
+    for (size_t i = 0; i < names; i++) {
+        media[i] = from->media[i];
+        media[i].name = copy(operation, from->media[i].name, &good);
+    }
     settle->attempts = made;
     settle->media = media;
     return good;
@@ -168,9 +172,25 @@ bool store_settle(struct store *store, const struct store_settle *settle, store_
     return queue(store, operation, copy_settle(operation, settle), error);
 }
 
+static bool has_room_for_refusal(struct store *store, const char *key) {
+    double now = clock_seconds(), wait, all = STORE_REFUSALS * REFUSALS_TIMES_ALL;
+    if (rate_take_of(store->refusals, key, 1, STORE_REFUSALS, STORE_REFUSALS * 60.0, now, &wait) &&
+        rate_take_of(store->refusals, "*", 1, all, STORE_REFUSALS * 60.0, now, &wait))
+        return true;
+    pthread_mutex_lock(&store->lock);
+    store->state.unrecorded++;
+    pthread_mutex_unlock(&store->lock);
+    return false;
+}
+
 bool store_reject(struct store *store, const struct store_begin *begin, int http_status,
                   const char *error_code, const char *error_message, store_done_call *done, void *context,
                   struct error *error) {
+    if (!has_room_for_refusal(store, begin->key_id ? begin->key_id : "-")) {
+        struct error none = {0};
+        if (done) done(context, &none);
+        return true;
+    }
     struct operation *operation = operation_new(OPERATION_REJECT, context, error);
     if (!operation) return false;
     operation->call.done = done;
@@ -218,10 +238,10 @@ bool store_get_answer(struct store *store, const char *id, const struct query_sc
     return queue(store, operation, good, error);
 }
 
-bool store_get_balance(struct store *store, const char *key_id, store_json_call *done, void *context,
-                       struct error *error) {
+bool store_get_balance(struct store *store, const char *key_id, const struct query_scope *scope,
+                       store_json_call *done, void *context, struct error *error) {
     bool good = true;
-    struct operation *operation = one(OPERATION_BALANCE, key_id, NULL, context, &good, error);
+    struct operation *operation = one(OPERATION_BALANCE, key_id, scope, context, &good, error);
     if (!operation) return false;
     operation->call.json = done;
     return queue(store, operation, good, error);
@@ -447,8 +467,9 @@ struct store *store_open(const struct store_options *options, struct error *erro
     store->path = strdup(options->path);
     store->options.path = store->path;
     bool good = (store->path || error_set(error, ERROR_MEMORY, "no memory for a path")) &&
-                (store->keys = keys_open(error)) && (store->statistics = statistics_open(error)) &&
-                open_database(store, error) && open_threads(store, error);
+                (store->keys = keys_open(error)) && (store->refusals = rate_open(REFUSERS_MOST, error)) &&
+                (store->statistics = statistics_open(error)) && open_database(store, error) &&
+                open_threads(store, error);
     if (good) return store;
     store_close(store);
     return NULL;
@@ -471,6 +492,7 @@ void store_close(struct store *store) {
     if (store->slot_file >= 0) close(store->slot_file);
     statistics_close(store->statistics);
     keys_close(store->keys);
+    rate_close(store->refusals);
     pthread_cond_destroy(&store->write_wake);
     pthread_cond_destroy(&store->read_wake);
     pthread_cond_destroy(&store->keep_wake);

@@ -33,7 +33,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define STORE_ID_MOST 72 // of a request, with the 0 byte
+#define STORE_ID_MOST       72  // of a request, with the 0 byte
+#define STORE_PICTURES_MOST 640 // likewise
 
 struct store;
 
@@ -67,7 +68,8 @@ struct store_state {
     size_t deferred;   // settlings that are still owed
     int64_t recovered; // requests that were interrupted when the store was opened
     int64_t operations, batches, largest_batch;
-    int64_t failed; // operations that the database refused
+    int64_t failed;     // operations that the database refused
+    int64_t unrecorded; // refusals that were too many to be recorded
     double last_batch_seconds;
 };
 // Any thread.
@@ -112,7 +114,8 @@ enum store_outcome {
     STORE_CONFLICT,  // the idempotency key was used with another body
     STORE_NO_BUDGET, // [message] says which budget, a day, month or in all
     STORE_NO_IMAGES, // images a day used up; [retry_seconds] until midnight UTC
-    STORE_NO_KEY,    // the key was revoked or has expired in the meantime
+    STORE_NO_KEY,    // the key was revoked in the meantime
+    STORE_KEY_OVER,  // it has expired
     STORE_UNWRITTEN, // the database refused: [error]
 };
 
@@ -121,6 +124,7 @@ struct store_answer {
     char type[64]; // content type
     char *body;    // NULL: none; a 0 byte behind it
     size_t size;
+    char pictures[STORE_PICTURES_MOST]; // as store_settle gave them
 };
 
 struct store_begun {
@@ -128,7 +132,7 @@ struct store_begun {
     char request_id[STORE_ID_MOST]; // ATTACH, REPLAY, CONFLICT: the first call's
     struct store_answer answer;     // REPLAY; the receiver may take body by setting it to NULL
     double retry_seconds;           // NO_BUDGET, NO_IMAGES: until the limit begins anew; 0: never
-    char message[256];              // for the caller, one line; NO_BUDGET, NO_IMAGES, NO_KEY, CONFLICT
+    char message[256];  // for the caller, one line; NO_BUDGET, NO_IMAGES, NO_KEY, KEY_OVER, CONFLICT
     struct error error; // UNWRITTEN: ERROR_IO with "No space left on device" when full, ERROR_UNAVAILABLE
                         // when locked, ERROR_IO when damaged or gone
 };
@@ -164,6 +168,15 @@ typedef void store_done_call(void *context, const struct error *error); // error
 bool store_dispatched(struct store *store, const char *id, int index, const struct store_attempt *attempt,
                       store_done_call *done, void *context, struct error *error);
 
+enum store_media_kind { STORE_MEDIA_OUTPUT, STORE_MEDIA_REFERENCE, STORE_MEDIA_MASK };
+
+// A file in media that belongs to a request.
+struct store_media {
+    const char *name;
+    enum store_media_kind kind;
+    int number; // OUTPUT: its index; REFERENCE: from 1, as prompts count
+};
+
 struct store_settle {
     const char *id;
     enum store_status status; // COMPLETED, FAILED, REJECTED, CANCELLED
@@ -178,13 +191,16 @@ struct store_settle {
     int64_t response_bytes;
     const struct store_attempt *attempts; // all of them; those written by store_dispatched are replaced
     int attempt_count;
-    const char *const *media; // names of the files in media that belong to it
+    const struct store_media *media; // files in media that belong to it
     int media_count;
-    // Kept when the request is asynchronous or has an idempotency key; always kept for a COMPLETED one of these. NULL with
-    // another status: the idempotency key is free again, so that a retry runs (what is worth a retry: 429, 5xx, CANCELLED).
+    // Kept when the request is asynchronous, has an idempotency key, or its payload is kept. NULL: none is kept. Then the idempotency key of a COMPLETED
+    // request stays taken (it was charged: it must not run again), and with another status it is free again, so that a retry
+    // runs (what is worth a retry: 429, 5xx, CANCELLED).
     const char *answer;
     size_t answer_size;
     const char *answer_type; // NULL: "application/json"
+    const char *
+        answer_pictures; // what the answer leaves out: "<offset> <name of a file in media>\n" each; NULL: nothing
 };
 
 struct store_settled {
@@ -200,7 +216,13 @@ typedef void store_settled_call(void *context, const struct store_settled *settl
 bool store_settle(struct store *store, const struct store_settle *settle, store_settled_call *done,
                   void *context, struct error *error);
 
-// Records a request that was refused before it was begun: one finished row, REJECTED, free of charge. [done] may be NULL.
+// Records a request that was refused before it was begun: one finished row, REJECTED (FAILED for a 5xx), free of
+// charge. [done] may be NULL.
+//
+// So that a flood of refusals does not fill the disk, each key has a bucket of STORE_REFUSALS records that gets one back a minute
+// (requests without a key share one), and all of them together one ten times as large. What goes beyond is counted in
+// store_state.unrecorded and not written; [done] is then called at once, without an error.
+#define STORE_REFUSALS 100
 bool store_reject(struct store *store, const struct store_begin *begin, int http_status,
                   const char *error_code, const char *error_message, store_done_call *done, void *context,
                   struct error *error);
@@ -236,8 +258,9 @@ bool store_list_keys(struct store *store, const struct query_keys *query, store_
 // Statistics of the last 30 days; computed at most once a minute.
 bool store_get_stats(struct store *store, const struct query_stats *query, store_json_call *done,
                      void *context, struct error *error);
-bool store_get_balance(struct store *store, const char *key_id, store_json_call *done, void *context,
-                       struct error *error);
+// A project in [scope] (NULL: none) adds what was spent for it, by the scope's key or by everybody.
+bool store_get_balance(struct store *store, const char *key_id, const struct query_scope *scope,
+                       store_json_call *done, void *context, struct error *error);
 
 // The kept answer of a finished request, as STORE_REPLAY would give it. error->kind ERROR_NOT_FOUND: none (any more).
 typedef void store_answer_call(void *context, struct store_answer *answer, const struct error *error);

@@ -95,6 +95,7 @@ struct store {
     int slot_file; // locked
     int64_t opened_at;
     struct keys *keys;
+    struct rate *refusals; // records of refused requests, by key
 
     pthread_mutex_t lock; // guards the next block
     pthread_cond_t write_wake, read_wake, keep_wake;

@@ -1,18 +1,24 @@
 """Clients that mean no good, or are only slow, and pages of other sites; TLS and proxies. On the stand-in worker."""
+import base64
 import http.client
+import io
 import json
+import os
 import pathlib
+import random
 import re
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
+from PIL import Image
 
-from conftest import FAST, ROOT, until
+from conftest import FAST, LIMN, ROOT, model_folder, until
 from test_calls import call, generate
 from test_errors import FORM, form, part
 from test_keys import bearer, make_key
@@ -203,6 +209,63 @@ def test_silent_connections(strict):
     assert call(strict, "/healthz")[0] == 200
 
 
+def test_half_a_head_on_a_used_connection(strict):
+    """From its first byte on a later head has as long as a first one, not as long as a connection may lie idle."""
+    with connect(strict) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        time.sleep(1.5)  # longer than a head may take: idle is not slow
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        begin = time.monotonic()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        assert connection.recv(65536) == b""
+        assert 0.9 <= time.monotonic() - begin < 2.8
+
+
+def noise_picture():
+    """About 77 kB as PNG."""
+    data = io.BytesIO()
+    Image.frombytes("RGB", (160, 160), random.Random(1).randbytes(160 * 160 * 3)).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_the_spool_has_a_limit(own_server):
+    """Pictures of requests that wait or run take room together; it comes back with their ends, however they end."""
+    server = own_server(*FAST, config="limits:\n  spool_bytes: 200000\n")
+    big = noise_picture()
+    uri = "data:image/png;base64," + base64.b64encode(big).decode()
+
+    def edit(prompt, count=1):
+        return call(server, "/v1/images/edits", form(part("prompt", prompt), *[part("image[]", big, "a.png")] * count), FORM)
+
+    def spooled():
+        return int(call(server, "/metrics")[1].decode().split("\nlimn_spool_bytes ")[1].split("\n")[0])
+    status, body, headers = edit(b"a", 3)
+    assert status == 507 and body["error"]["code"] == "STORAGE_FULL" and "limits.spool_bytes" in body["error"]["message"]
+    assert headers["retry-after"] == "5" and spooled() == 0
+    status, body, _ = call(server, "/v1/images/edits", {"prompt": "a", "images": [{"image_url": uri}] * 3})
+    assert status == 507 and spooled() == 0
+    slow = threading.Thread(target=edit, args=(b"@ms=500", 2))
+    slow.start()
+    until(lambda: spooled() > 2 * len(big) - 1, 5, "pictures in the spool")
+    assert edit(b"a")[0] == 507
+    assert call(server, "/v1/images/edits", {"prompt": "a", "images": [{"image_url": uri}]})[0] == 507
+    assert generate(server, {"prompt": "a"})[0] == 200  # needs none
+    slow.join()
+    assert edit(b"a", 2)[0] == 200
+    until(lambda: spooled() == 0, 5, "an empty spool")
+    with connect(server) as connection:  # told before it is sent, where the sender waits for that
+        connection.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=X\r\n"
+                           b"Content-Length: 500000\r\nExpect: 100-continue\r\n\r\n")
+        assert b" 507 " in connection.recv(4096)
+    with connect(server) as connection:  # one that leaves in the middle
+        connection.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+                           b"Content-Length: 150000\r\n\r\n" + form(part("prompt", b"a"), part("image", big, "a.png"))[:50000])
+        until(lambda: spooled() > 40000, 5, "a part of it")
+    until(lambda: spooled() == 0 and not server.spool_files(), 5, "an empty spool")
+
+
 def test_limits_of_size(own_server):
     server = own_server(*FAST, config="limits:\n  json_bytes: 4096\n  image_bytes: 8192\n  body_bytes: 65536\n"
                         "  image_pixels: 10000\n  header_bytes: 4096\n")
@@ -260,6 +323,106 @@ def test_ten_thousand_idle_connections(own_server):
 
 
 # -------------------------------------------------------------------------------------------------------- odd requests
+
+
+def check_refused(answer, status, code):
+    """One answer, as JSON with an id."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status) and len(re.findall(rb"HTTP/1\.1 \d\d\d ", answer)) == 1, answer[:300]
+    assert re.search(rb"\r\nx-request-id: req_[0-9a-f]{24}\r\n", head) and b"\r\nContent-Type: application/json\r\n" in head, head
+    error = json.loads(body)["error"]
+    assert error["code"] == code and set(error) >= {"message", "type", "param", "code"} and error["message"]
+
+
+@pytest.mark.parametrize("request_bytes, status, code", [
+    (b"GET\r\n\r\n", 400, "INVALID_REQUEST"), (b"GET / HTTP/9.9\r\n\r\n", 505, "INVALID_REQUEST"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "INVALID_REQUEST"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "INVALID_REQUEST"), (b"\0\1\2", 400, "INVALID_REQUEST"),
+    (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", 400, "INVALID_REQUEST"),
+    (HEAD + b"Content-Length: -5\r\n\r\n", 400, "INVALID_REQUEST"), (HEAD + b"Content-Length: 5, 5\r\n\r\n", 400, "INVALID_REQUEST"),
+    (HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n", 413, "PAYLOAD_TOO_LARGE"),
+    (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "PAYLOAD_TOO_LARGE"),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 5000 + b"\r\n", 431, "PAYLOAD_TOO_LARGE"),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2_000_000 + b"\r\n\r\n", 431, "PAYLOAD_TOO_LARGE"),
+])
+def test_bad_heads_are_answered_as_everything_else(fast, request_bytes, status, code):
+    check_refused(raw(fast, request_bytes), status, code)
+    with connect(fast) as connection:  # byte by byte, as far as it goes
+        try:
+            for byte in request_bytes[:200]:
+                connection.sendall(bytes([byte]))
+            connection.sendall(request_bytes[200:])
+        except OSError:
+            pass
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    check_refused(answer, status, code)
+
+
+def test_slow_heads_are_told(strict):
+    with connect(strict) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: loc")
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    check_refused(answer, 408, "REQUEST_TIMEOUT")
+
+
+def head_of(size):
+    start = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+def read_answer(connection):
+    answer = b""
+    while b"\r\n\r\n" not in answer or len(answer.split(b"\r\n\r\n", 1)[1]) < int(re.search(rb"Content-Length: (\d+)", answer).group(1)):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        answer += piece
+    return answer
+
+
+def test_the_limit_of_heads_is_what_it_says(own_server, certificate):
+    """The same for the first request of a connection, a later one, and over TLS: limits.header_bytes to the byte."""
+    limit = "limits:\n  header_bytes: 4096\n"
+    plain = own_server(*FAST, config=limit)
+    tls = own_server(*FAST, config=limit + f"server:\n  tls:\n    certificate: {certificate}/certificate.pem\n    key: {certificate}/key.pem\n")
+    context = ssl.create_default_context(cafile=str(certificate / "certificate.pem"))
+
+    def open_tls():
+        host, port = tls.url.removeprefix("https://").split(":")
+        return context.wrap_socket(socket.create_connection((host, int(port)), timeout=30), server_hostname="localhost")
+    for connection in (connect(plain), open_tls()):
+        with connection:
+            for _ in range(2):
+                connection.sendall(head_of(4096))
+                assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(head_of(4097))
+            check_refused(read_answer(connection), 431, "PAYLOAD_TOO_LARGE")
+    for connection in (connect(plain), open_tls()):
+        with connection:
+            connection.sendall(head_of(4097))
+            check_refused(read_answer(connection), 431, "PAYLOAD_TOO_LARGE")
+
+
+def test_connections_of_one_address(own_server):
+    """This machine's own are not counted; the limit of all together holds, and room comes back."""
+    server = own_server(*FAST, config="limits:\n  connections: 20\n  connections_per_address: 2\n")
+    crowd = [connect(server) for _ in range(20)]
+    extra = connect(server)  # waits in the system's queue
+    extra.settimeout(1.5)
+    extra.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    with pytest.raises(TimeoutError):
+        extra.recv(100)
+    extra.settimeout(30)
+    crowd.pop().close()
+    assert extra.recv(100).startswith(b"HTTP/1.1 200 ")
+    for connection in crowd:
+        connection.close()
+    assert generate(server, {"prompt": "a"})[0] == 200
+
 
 
 @pytest.mark.parametrize("request_bytes", [
@@ -344,9 +507,15 @@ def test_tls(own_server, certificate):
     with urllib.request.urlopen(request, context=context, timeout=30) as answer:
         assert answer.read().count(b"event: image_generation.") == 3
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.set_ciphers("ALL:@SECLEVEL=0")  # it is the server that is to refuse
     old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionError)), connect(server) as plain:
         old.wrap_socket(plain)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        new = ssl.create_default_context(cafile=str(certificate / "certificate.pem"))
+        new.minimum_version = new.maximum_version = version
+        with connect(server) as plain, new.wrap_socket(plain, server_hostname="localhost") as secured:
+            assert secured.version() == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
     with connect(server) as plain:  # no TLS at all
         plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200" not in plain.recv(100)

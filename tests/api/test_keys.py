@@ -10,7 +10,7 @@ import urllib.request
 import openai
 import pytest
 
-from conftest import FAST, LIMN, served_model, until
+from conftest import FAST, LIMN, model_folder, served_model, until
 from test_calls import call, generate
 from test_pictures import SMALL
 
@@ -101,6 +101,33 @@ def test_models_of_a_key(keyed):
     with pytest.raises(openai.PermissionDeniedError) as caught:
         client.images.generate(prompt="a", size=SMALL)
     assert caught.value.code == "KEY_NOT_ALLOWED"
+
+
+def test_models_by_other_names(own_server, tmp_path):
+    """A key that was made for an alias may use what the alias means, under any of its names, and nothing else."""
+    state, settings = tmp_path / "state", tmp_path / "aliases.yaml"
+    text = f"aliases:\n  gpt-image-*: {served_model()}\n  house: local/{served_model()}\n"
+    settings.write_text(text)
+    server = own_server(*FAST, state=state, config=text)
+    environment = dict(os.environ, XDG_STATE_HOME=str(state), LIMN_MODEL=model_folder())
+
+    def create(name, models):
+        return subprocess.run([LIMN, "key", "create", name, "--models", models, "--config", str(settings)], env=environment,
+                              capture_output=True, text=True, timeout=30)
+    for name, models in (("one", "gpt-image-1"), ("two", "house"), ("three", "gpt-image-*"), ("four", f"local/{served_model()}"),
+                         ("five", f"house,gpt-image-1,{served_model()}")):
+        made = create(name, models)
+        assert made.returncode == 0, made.stderr
+        key = made.stdout.strip()
+        until(lambda: call(server, "/v1/models", headers=bearer(key))[0] == 200, 5, "a known key")
+        for model in (None, "gpt-image-1", "house", served_model()):
+            assert generate(server, {"prompt": "a", **({"model": model} if model else {})}, bearer(key))[0] == 200, (models, model)
+        listed = json.loads(limn_key(state, "list", "--json"))[0]
+        assert listed["models"] == [served_model()], models
+    for models, part in (("gpt-imag-1", "not found"), ("hause", "Did you mean 'house'"), ("flux.2-dev-turbi", "Did you mean 'flux.2-dev-turbo'"),
+                         ("nothing-*", "fits"), ("house,,", "empty")):
+        refused = create("bad", models)
+        assert refused.returncode == 1 and part in refused.stderr and not refused.stdout, (models, refused.stderr)
 
 
 def test_budget(keyed):

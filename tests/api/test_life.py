@@ -360,3 +360,18 @@ def test_node_sdk(server):
     ended = subprocess.run(["node", "--test", str(script)], env=dict(os.environ, LIMN_URL=server.url),
                            capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_the_model_is_open(tmp_path, how):
+    """Whoever starts a server and changes his mind does not wait for the model."""
+    (tmp_path / "limn.yaml").write_text("")
+    environment = dict(os.environ, XDG_STATE_HOME=str(tmp_path), LIMN_STANDIN="@start=100000")
+    server = subprocess.Popen([LIMN, "serve", "--config", str(tmp_path / "limn.yaml"), "--model", model_folder(), "--port", "0", *FAST],
+                              env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "worker" in server.stdout.readline()
+    begin = time.monotonic()
+    server.send_signal(how)
+    output = server.communicate(timeout=20)[0]
+    assert server.returncode == 0 and time.monotonic() - begin < 5 and "stopped before the model was open" in output
+    assert not pathlib.Path(tmp_path / "limn" / "spool-0").exists()

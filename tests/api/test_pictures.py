@@ -164,3 +164,26 @@ def test_both_bases(server):
 
 def test_long_prompt(client):
     assert client.images.generate(prompt="円" * 32000, size=SMALL, extra_body={"steps": 1}).data[0].url
+
+
+def test_a_mask_mixes_by_its_alpha(client):
+    """The model is not told of the mask: what it draws without one is mixed with the picture, pixel by pixel; soft edges are the
+    mask's own."""
+    source, alphas = Image.effect_mandelbrot((96, 80), (-2, -1.5, 1, 1.5), 60).convert("RGB"), Image.new("L", (96, 80))
+    for x in range(96):
+        alphas.paste(min(255, max(0, (x - 32) * 8)), (x, 0, x + 1, 80))  # 0 on the left, a ramp, 255 on the right
+    mask, data, mask_data = Image.new("RGBA", (96, 80)), io.BytesIO(), io.BytesIO()
+    mask.putalpha(alphas)
+    mask.save(mask_data, "PNG")
+    source.save(data, "PNG")
+    fields = dict(image=data.getvalue(), prompt="a red circle", size="96x80", response_format="b64_json", extra_body={"seed": 3})
+    drawn = opened(client.images.edit(**fields).data[0])
+    mixed = opened(client.images.edit(mask=mask_data.getvalue(), **fields).data[0])
+    for x in (0, 20, 32, 33, 40, 50, 63, 64, 80, 95):
+        for y in (0, 37, 79):
+            alpha = alphas.getpixel((x, y))
+            expected = tuple((alpha * a + (255 - alpha) * b + 127) // 255
+                             for a, b in zip(source.getpixel((x, y)), drawn.getpixel((x, y))))
+            assert mixed.getpixel((x, y)) == expected, (x, y, alpha)
+    assert source.crop((64, 0, 96, 80)).tobytes() == mixed.crop((64, 0, 96, 80)).tobytes()
+    assert drawn.crop((0, 0, 32, 80)).tobytes() == mixed.crop((0, 0, 32, 80)).tobytes() != source.crop((0, 0, 32, 80)).tobytes()

@@ -117,8 +117,8 @@ class Clients:
             if kind == "stream":
                 events = [json.loads(line[6:]) for line in content.decode().split("\n") if line.startswith("data: ")]
                 done = [event for event in events if event.get("type", "").endswith(".completed")]
-                if done:
-                    self.told[done[0]["id"]] = done[0]["metadata"]["cost_micros"]
+                if done:  # each has its own part of the price
+                    self.told[done[0]["id"]] = sum(event["metadata"]["cost_micros"] for event in done)
                 return
             answer = json.loads(content)
             if status == 202:

@@ -283,6 +283,17 @@ def make_multipart():
     put("multipart", "escapes", b"\x10" + plain + body(b"x", [upload(b"a", b'q\\"%22\xc3\xa9', b"x", b"v")]))
 
 
+def make_head():
+    put("head", "get", b"\xffGET /v1/models?schema=true HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")
+    put("head", "post", b"\xffPOST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\nX: a\r\n b\r\n\r\n{}")
+    put("head", "old", b"\xff\r\n\nGET / HTTP/1.0\n\n")
+    put("head", "http2", b"\xffPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    put("head", "tls", b"\xff\x16\x03\x01\x02\x00\x01\x00")
+    put("head", "length", b"\xffPUT / HTTP/1.1\r\nContent-Length: -5\r\n\r\n")
+    put("head", "large", b"\x10GET / HTTP/1.1\r\nX: " + b"x" * 100)
+    put("head", "long", b"\x01GET /" + b"x" * 100)
+
+
 def make_image_request():
     full = {"prompt": "a red circle", "model": "flux", "n": 2, "size": "1024x768", "response_format": "b64_json",
             "output_format": "webp", "output_compression": 80, "seed": 7, "steps": 8, "guidance": 2.5, "sigmas": [1, 0.5],
@@ -476,6 +487,7 @@ def main():
     make_config()
     make_worker_message()
     make_multipart()
+    make_head()
     make_image_request()
     make_data_uri()
     make_query()

@@ -390,6 +390,10 @@ static bool is_preview_step(const struct job *job, int step) {
     return false;
 }
 
+static int cells_of(const struct job *job) {
+    return job->width / MULTIPLE * (job->height / MULTIPLE);
+}
+
 static bool take_steps(struct standin *standin, const struct job *job, int image, struct error *error) {
     for (int step = 0; step < job->steps; step++) {
         say_progress(standin, job, "steps", image, step);
@@ -403,8 +407,10 @@ static bool take_steps(struct standin *standin, const struct job *job, int image
         if (!write_picture(standin, job, tag, (image + step) % COLOURS, name, &transparent, error))
             return false;
         say_of_job(standin, "preview",
-                   json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "file", name, "image", image, "step", step,
-                             "steps", job->steps, "width", job->width, "height", job->height));
+                   json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "file", name, "image", image,
+                             "step", step, "steps", job->steps, "width", job->width, "height", job->height,
+                             "text_tokens", job->text_tokens, "reference_tokens", job->reference_tokens,
+                             "output_tokens", cells_of(job)));
     }
     return true;
 }
@@ -415,13 +421,18 @@ static bool deliver(struct standin *standin, const struct job *job, struct error
         int64_t seed = job->seed + i;
         snprintf(tag, sizeof tag, "%d", i);
         say_progress(standin, job, "decode", i, job->steps - 1);
+        int pause = words_number(&job->words, "decode", 0);
+        if (pause > 0) wait_for(standin, pause);
+        if (standin->cancelled && !standin->deaf)
+            return error_set(error, ERROR_CANCELLED, "the request was cancelled");
         if (i == 0 && !at_stage(standin, job, "decode", error)) return false;
         bool transparent;
         if (!write_picture(standin, job, tag, (int)(seed % COLOURS), name, &transparent, error)) return false;
         say_of_job(standin, "image",
-                   json_pack("{s:s, s:i, s:i, s:i, s:i, s:I, s:b}", "file", name, "image", i, "images",
-                             job->count, "width", job->width, "height", job->height, "seed", (json_int_t)seed,
-                             "transparent", transparent));
+                   json_pack("{s:s, s:i, s:i, s:i, s:i, s:I, s:b, s:i, s:i, s:i}", "file", name, "image", i,
+                             "images", job->count, "width", job->width, "height", job->height, "seed",
+                             (json_int_t)seed, "transparent", transparent, "text_tokens", job->text_tokens,
+                             "reference_tokens", job->reference_tokens, "output_tokens", cells_of(job)));
         if (i == 0 && !at_stage(standin, job, "image", error)) return false;
     }
     return at_stage(standin, job, "done", error);
@@ -457,11 +468,8 @@ static void serve(struct standin *standin, json_t *message) {
     if (good && job.misbehaves && words_value(&job.words, "garbage"))
         break_protocol(standin, words_value(&job.words, "garbage"));
     good = good && draw(standin, &job, prompt ? prompt : "", &error);
-    int cells = job.width / MULTIPLE * (job.height / MULTIPLE) * job.count;
     if (good)
-        say_of_job(standin, "done",
-                   json_pack("{s:i, s:i, s:i}", "text_tokens", job.text_tokens, "reference_tokens",
-                             job.reference_tokens, "output_tokens", cells));
+        say_of_job(standin, "done", json_object());
     else
         say_of_job(standin, "failed",
                    json_pack("{s:s, s:s, s:s}", "kind", error_kind_name(error.kind), "field", error.field,

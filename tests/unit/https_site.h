@@ -37,6 +37,8 @@ static enum MHD_Result serve(void *context, struct MHD_Connection *connection, c
         status = 302;
         if (!strcmp(url, "/to/inside")) snprintf(target, sizeof target, "https://127.0.0.2:%d/", site->port);
         if (!strcmp(url, "/to/http")) snprintf(target, sizeof target, "http://127.0.0.1:%d/", site->port);
+        if (!strcmp(url, "/to/user"))
+            snprintf(target, sizeof target, "https://name:word@127.0.0.1:%d/good", site->port);
         if (!strcmp(url, "/to/good")) snprintf(target, sizeof target, "/good");
         if (!strcmp(url, "/to/self")) snprintf(target, sizeof target, "/to/self");
     }

@@ -325,6 +325,9 @@ static void wrong_cards_are_refused_with_the_line(void **state) {
         {"sizes: {default: 512x512}", ":9: sizes: sides is missing"},
         {"sizes: {default: 2048x512, sides: {least: 64, most: 1024}}",
          ":9: sizes.default: expected a size within sides and area, found 2048x512"},
+        {"sizes: {default: 1024x64, sides: {least: 64, most: 1024}, ratios: {least: \"1:8\", most: \"8:1\"}, "
+         "tiers: {list: [1K]}}",
+         ":9: sizes.default: expected a size within ratios, found 1024x64"},
         {"sizes: {default: 512x512, sides: {least: 64, most: 1000}}",
          ":9: sizes.sides: expected multiples of 16"},
         {"sizes: {default: 512x512, sides: {least: 1024, most: 64}}",
@@ -384,11 +387,11 @@ static void wrong_cards_are_refused_with_the_line(void **state) {
 static void names_in_the_configuration_must_be_models(void **state) {
     static const char *const cases[][2] = {
         {"local: {prices: {flux.2-dev-trubo: {output_image: 1}}}",
-         "limn.yaml: local.prices: there is no model flux.2-dev-trubo; did you mean \"flux.2-dev-turbo\"?"},
+         "limn.yaml:1: local.prices: there is no model flux.2-dev-trubo; did you mean \"flux.2-dev-turbo\"?"},
         {"local: {models: {nothing-like-it: /x}}",
-         "limn.yaml: local.models: there is no model nothing-like-it"},
+         "limn.yaml:1: local.models: there is no model nothing-like-it"},
         {"catalog: {disabled: [pictogam]}",
-         "limn.yaml: catalog.disabled: there is no model pictogam; did you mean \"pictogram\"?"},
+         "limn.yaml:1: catalog.disabled: there is no model pictogam; did you mean \"pictogram\"?"},
         {"local: {models: {pictogram: /nonexistent/x}}",
          "local.models: pictogram: there is no folder /nonexistent/x"},
         {"catalog: {folder: /nonexistent/cards}",
@@ -405,7 +408,7 @@ static void names_in_the_configuration_must_be_models(void **state) {
     struct error error = {0};
     assert_false(catalog_set_default(catalog, "pictogram", &error));
     assert_string_equal(error.message,
-                        "limn.yaml: aliases: there is no model pictogrm; did you mean \"pictogram\"?");
+                        "limn.yaml:1: aliases: there is no model pictogrm; did you mean \"pictogram\"?");
     close_all();
 }
 

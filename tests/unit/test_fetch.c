@@ -146,6 +146,28 @@ static void test_refused(void **state) {
         {"https://169.254.169.254/latest/meta-data/", "not public"},
         {"https://localhost/", "not public"},
         {"https://0.0.0.0/", "not public"},
+        {"https://:word@example.com/", "user name"},
+        {"https://@127.0.0.1/", "user name"},
+        {"https://0/", "not public"},
+        {"https://017700000001/", "not public"},
+        {"https://0x7f.0.0.1/", "not public"},
+        {"https://127.0.0.1./", "resolve"},
+        {"https://LOCALHOST/", "not public"},
+        {"https://100.64.0.1/", "not public"},
+        {"https://192.168.0.1:8443/", "not public"},
+        {"https://[::]/", "not public"},
+        {"https://[::127.0.0.1]/", "not public"},
+        {"https://[::ffff:0:127.0.0.1]/", "not public"},
+        {"https://[64:ff9b::7f00:1]/", "not public"},
+        {"https://[64:ff9b::a9fe:a9fe]/", "not public"},
+        {"https://[64:ff9b:1::7f00:1]/", "not public"},
+        {"https://[2002:7f00:1::]/", "not public"},
+        {"https://[fd00:ec2::254]/", "not public"},
+        {"https://[fe80::1%25lo]/", "not public"},
+        {"https://1.1.1.1:22/", "port"},
+        {"https://8.8.8.8:80/", "port"},
+        {"https://[2606:4700::1111]:6379/", "port"},
+        {"https://127.0.0.1:8080/", "port"},
     };
     struct fetch_options options = {.bytes_most = 1000, .seconds = 5, .redirects_most = 3};
     struct error error = {0};
@@ -178,6 +200,7 @@ static void test_site(void **state) {
         {"/many", "more than 1000 bytes"},
         {"/to/inside", "not public"}, // judged again behind a redirect
         {"/to/http", "https"},
+        {"/to/user", "user name"},
         {"/to/self", "redirects"},
     };
     struct fetch_options options = {.bytes_most = 1000,

@@ -76,6 +76,7 @@ static void test_fields(void **state) {
         {{.name = "a", .project = "b", .models = "flux*, pictogram"}, "models"},
         {{.name = "a", .project = "b", .budget_day_micros = -1}, "budget-day"},
         {{.name = "a", .project = "b", .images_per_day = -1}, "images-per-day"},
+        {{.name = "a", .project = "b", .priority = 2}, "priority"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error error = {0};
@@ -300,14 +301,14 @@ static void test_budget(void **state) {
 
     struct waiter waiter = waiter_make();
     struct error error = {0};
-    assert_ok(store_get_balance(store, key.id, on_json, &waiter, &error), error);
+    assert_ok(store_get_balance(store, key.id, NULL, on_json, &waiter, &error), error);
     waiter_wait(&waiter);
     assert_string_equal(text_of(waiter.json, "billing_type"), "prepaid");
     assert_true(json_real_value(json_object_get(json_object_get(waiter.json, "available"), "amount")) == 0);
     assert_int_equal(json_array_size(json_object_get(waiter.json, "budgets")), 2);
     json_decref(waiter.json);
     waiter = waiter_make();
-    assert_ok(store_get_balance(store, NULL, on_json, &waiter, &error), error);
+    assert_ok(store_get_balance(store, NULL, NULL, on_json, &waiter, &error), error);
     waiter_wait(&waiter);
     assert_string_equal(text_of(waiter.json, "billing_type"), "postpaid");
     assert_true(json_is_null(json_object_get(json_object_get(waiter.json, "available"), "amount")));
@@ -390,7 +391,7 @@ static void test_key_that_went(void **state) {
     assert_int_equal(begun.outcome, STORE_NO_KEY);
     assert_string_equal(begun.message, "Invalid API key");
     begun = begin_with(store, "req_00000002", expired.id, 0, 1);
-    assert_int_equal(begun.outcome, STORE_NO_KEY);
+    assert_int_equal(begun.outcome, STORE_KEY_OVER);
     assert_contains(begun.message, "expired");
     assert_int_equal(begin_with(store, "req_00000003", "nobody", 0, 1).outcome, STORE_NO_KEY);
 }
@@ -433,7 +434,7 @@ static void test_command(void **state) {
     assert_int_equal(
         run_key(shelf, out, sizeof out,
                 "create laptop --budget-day 0.5 --budget-month 10 --requests-per-minute 7 --images-per-day "
-                "9 --models flux*,pictogram --project a --project b --expires 2d"),
+                "9 --models flux*,pictogram --project a --project b --expires 2d --priority high"),
         0);
     assert_int_equal(strlen(out), 62); // the key and a newline, nothing else
     memcpy(text, out, 61);
@@ -444,6 +445,7 @@ static void test_command(void **state) {
     assert_int_equal(key.budget_month_micros, 10000000);
     assert_int_equal(key.requests_per_minute, 7);
     assert_int_equal(key.images_per_day, 9);
+    assert_int_equal(key.priority, KEY_PRIORITY_HIGH);
     assert_string_equal(key.models, "flux*,pictogram");
     assert_string_equal(key.project, "a");
     assert_string_equal(key.projects, "b");
@@ -475,7 +477,11 @@ static void test_command(void **state) {
                {"create a --expires yesterday", 2},
                {"create a --expires 2001-01-01", 2},
                {"create a --frob", 2},
-               {"create a --models x,,y", 1},
+               {"create a --priority urgent", 2},
+               {"create a --models pictogram,,flux.2-dev", 1},
+               {"create a --models nothing-of-this-name", 1},
+               {"create a --models nothing*", 1},
+               {"create a --models pictogram,", 1},
                {"list --admin", 2},
                {"revoke nobody", 1},
                {"--help", 0}};

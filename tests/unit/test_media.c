@@ -53,7 +53,7 @@ static bool put(struct bench *bench, size_t size, const char *extension, char na
     assert_non_null(bytes);
     memset(bytes, 'x', size);
     bool good = file_write(bench->source, bytes, size, error) &&
-                media_put_file(bench->media, bench->source, extension, name, error);
+                media_put_file(bench->media, bench->source, extension, 0, name, error);
     free(bytes);
     return good;
 }
@@ -104,6 +104,27 @@ static void test_kinds(void **state) {
         assert_false(media_remove(bench->media, name, &error));
         assert_int_equal(error.kind, ERROR_NOT_FOUND);
     }
+}
+
+// A folder that looks after itself removes what is over without being asked.
+static void test_thread(void **state) {
+    struct bench *bench = *state;
+    char folder[160], name[MEDIA_NAME_MOST];
+    struct error error = {0};
+    snprintf(folder, sizeof folder, "%s/own", bench->folder);
+    struct media_options options = {.folder = folder, .lifetime_seconds = 0.01, .expire_each_seconds = 0.1};
+    struct media *media = media_open(&options, &error);
+    assert_ok(media, error);
+    assert_true(file_write(bench->source, "x", 1, &error));
+    assert_ok(media_put_file(media, bench->source, "png", false, name, &error), error);
+    struct media_state sums = {.files = 1};
+    for (int i = 0; i < 20000 && sums.files; i++) {
+        usleep(1000);
+        media_state(media, &sums);
+    }
+    assert_int_equal(sums.files, 0);
+    media_close(media);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static void test_other_names(void **state) {
@@ -227,6 +248,30 @@ static void test_sweep(void **state) {
     set_age(bench, fresh, 101);
 }
 
+static bool keep_none(void *context, const char *name) {
+    return false;
+}
+
+// A file may be kept for longer than others, or for less: over a restart, too, and orphans of either kind go.
+static void test_own_lifetimes(void **state) {
+    struct bench *bench = *state;
+    struct error error = {0};
+    struct media_item item;
+    char shorter[MEDIA_NAME_MOST], longer[MEDIA_NAME_MOST];
+    assert_ok(file_write(bench->source, "x", 1, &error), error);
+    assert_ok(media_put_file(bench->media, bench->source, "png", 5, shorter, &error), error);
+    assert_ok(file_write(bench->source, "x", 1, &error), error);
+    assert_ok(media_put_file(bench->media, bench->source, "png", 3155760000.0, longer, &error), error);
+    assert_ok(media_get(bench->media, shorter, &item, &error), error);
+    assert_true(item.seconds_left > 3 && item.seconds_left <= 5);
+    close(item.file);
+    assert_ok(media_get(bench->media, longer, &item, &error), error);
+    assert_true(item.seconds_left > 3155750000.0 && item.modified <= time(NULL) + 1);
+    close(item.file);
+    assert_int_equal(media_expire(bench->media), 0);
+    assert_int_equal(media_sweep(bench->media, 0, keep_none, NULL), 2);
+}
+
 // Many threads put and remove at once: the sum stays right.
 static void *churn(void *context) { // NULL, or the thread failed
     struct bench *bench = context;
@@ -235,7 +280,7 @@ static void *churn(void *context) { // NULL, or the thread failed
     for (int i = 0; i < 50; i++) {
         struct error error = {0};
         if (!file_write(source, "0123456789", 10, &error) ||
-            !media_put_file(bench->media, source, "webp", name, &error) ||
+            !media_put_file(bench->media, source, "webp", 0, name, &error) ||
             !media_remove(bench->media, name, &error))
             return context;
     }
@@ -262,11 +307,13 @@ static void test_bad_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_kinds, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_thread, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_other_names, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_links, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_expiry, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_quota, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_sweep, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_own_lifetimes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_threads, set_up, tear_down),
         cmocka_unit_test(test_bad_folder),
     };

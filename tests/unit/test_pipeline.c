@@ -237,6 +237,7 @@ struct log {
     enum limn_stage stage;
     int step, image;
     int previews;
+    int decoded;            // pictures that were shown, in order and before the next one was decoded
     struct limn_image last; // copy of the last preview
     bool wrong;
 };
@@ -249,6 +250,13 @@ static bool follow(void *user, const struct limn_progress *progress) {
         log->wrong = true;
     if (progress->block > progress->blocks || progress->seconds < 0) log->wrong = true;
     if (progress->image >= progress->images || progress->step >= progress->steps) log->wrong = true;
+    if (progress->decoded) {
+        const struct limn_image *image = &progress->result->images[progress->image];
+        if (progress->stage != LIMN_STAGE_DECODE || progress->image != log->decoded++) log->wrong = true;
+        if (!image->pixels || image->width != progress->result->width) log->wrong = true;
+        if (progress->image + 1 < progress->images && image[1].pixels) log->wrong = true;
+        if (progress->result->text_tokens < 1) log->wrong = true;
+    }
     log->stage = progress->stage;
     log->step = progress->step;
     log->image = progress->image;
@@ -367,6 +375,7 @@ static void progress_and_cancelling_of(const char *model, int evaluations) {
     assert_true(whole.stage_calls[LIMN_STAGE_REFERENCES] >= 2);
     assert_true(whole.stage_calls[LIMN_STAGE_STEPS] >= 2 * 3 * 3 * evaluations); // pictures, steps, blocks
     assert_true(whole.stage_calls[LIMN_STAGE_DECODE] >= 4);
+    assert_int_equal(whole.decoded, 2);
     // At any call; no other call follows, and the next request is not disturbed.
     for (int at = 1; at <= whole.calls; at += at < 20 ? 1 : 7) {
         struct error error = {0};

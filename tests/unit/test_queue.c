@@ -42,6 +42,9 @@ static void say_picture(const char *job, json_int_t attempt, int index, const ch
     json_object_set_new(message, "width", json_integer(64));
     json_object_set_new(message, "height", json_integer(32));
     json_object_set_new(message, "seed", json_integer(7 + index));
+    json_object_set_new(message, "text_tokens", json_integer(12));
+    json_object_set_new(message, "reference_tokens", json_integer(5));
+    json_object_set_new(message, "output_tokens", json_integer(8));
     say("image", message);
 }
 
@@ -56,9 +59,7 @@ static void draw(const char *job, json_int_t attempt, int count) {
         snprintf(file, sizeof file, "%s-%d.png", job, i);
         say_picture(job, attempt, i, file);
     }
-    json_t *done = about(job, attempt);
-    json_object_set_new(done, "text_tokens", json_integer(12));
-    say("done", done);
+    say("done", about(job, attempt));
 }
 
 static void say_failed(const char *job, json_int_t attempt, const char *kind, const char *text) {
@@ -148,7 +149,7 @@ struct seen {
     pthread_cond_t changed;
     int started, progress, images, done, failed;
     char last_file[128], last_job[80], order[512];
-    struct queue_event last_failure, last_done;
+    struct queue_event last_failure, last_image;
 };
 
 static void listener(void *context, const struct queue_event *event) {
@@ -166,11 +167,11 @@ static void listener(void *context, const struct queue_event *event) {
         break;
     case QUEUE_IMAGE:
         seen->images++;
+        seen->last_image = *event;
         snprintf(seen->last_file, sizeof seen->last_file, "%s", event->file);
         break;
     case QUEUE_DONE:
         seen->done++;
-        seen->last_done = *event;
         break;
     case QUEUE_FAILED:
         seen->failed++;
@@ -271,7 +272,9 @@ static void test_draws(void **state) {
     assert_int_equal(bench->seen.progress, 1);
     assert_int_equal(bench->seen.images, 3);
     assert_int_equal(bench->seen.failed, 0);
-    assert_int_equal(bench->seen.last_done.text_tokens, 12);
+    assert_int_equal(bench->seen.last_image.text_tokens, 12);
+    assert_int_equal(bench->seen.last_image.reference_tokens, 5);
+    assert_int_equal(bench->seen.last_image.output_tokens, 8);
     assert_string_equal(bench->seen.last_file, "job-draw-2.png");
     struct queue_state now;
     queue_state(bench->queue, &now);

@@ -122,6 +122,13 @@ static void every_size_lies_within_the_limits(void **state) {
             assert_in_range(size.render_width, rules->side_least, rules->side_most);
             assert_in_range(size.render_height, rules->side_least, rules->side_most);
             assert_true((double)size.deliver_width * size.deliver_height <= area);
+            const struct size_axis *ratios = &rules->ratios;
+            double most = ratios->count ? ratios->values[ratios->count - 1] : ratios->most;
+            int longer = size.deliver_width > size.deliver_height ? size.deliver_width : size.deliver_height;
+            int shorter = size.deliver_width + size.deliver_height - longer;
+            // A side is rounded to whole pixels, or to the multiple where a ratio was asked for or comes of a reference.
+            int step = how == 0 ? 1 : rules->multiple;
+            if (shorter > rules->side_least) assert_true(longer - step <= most * (shorter + step));
         }
     }
 }

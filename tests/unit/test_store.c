@@ -252,7 +252,8 @@ static void test_payloads_and_purge(void **state) {
     assert_ok(store_purge(store, begin.id, &EVERYBODY, on_purged, &waiter, &error), error);
     waiter_wait(&waiter);
     assert_int_equal(waiter.error.kind, ERROR_INPUT); // it runs
-    const char *media[] = {"aa.png", "bb.png"};
+    const struct store_media media[] = {{"bb.png", STORE_MEDIA_REFERENCE, 1},
+                                        {"aa.png", STORE_MEDIA_OUTPUT, 0}};
     struct store_settle settle = {.id = begin.id,
                                   .status = STORE_COMPLETED,
                                   .http_status = 200,
@@ -270,7 +271,10 @@ static void test_payloads_and_purge(void **state) {
     json_t *json = get_now(store, begin.id, &EVERYBODY, NULL);
     assert_string_equal(text_of(json_object_get(json, "payload"), "prompt"), "a secret garden");
     assert_int_equal(number_of(json_object_get(json, "answer"), "created"), 3);
-    assert_int_equal(json_array_size(json_object_get(json, "media")), 2);
+    json_t *listed = json_object_get(json, "media");
+    assert_int_equal(json_array_size(listed), 2);
+    assert_string_equal(text_of(json_array_get(listed, 0), "name"), "aa.png");
+    assert_string_equal(text_of(json_array_get(listed, 1), "kind"), "reference");
     json_decref(json);
 
     struct query_scope stranger = {"", "somebodyelse"};

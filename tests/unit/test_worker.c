@@ -32,7 +32,7 @@ struct bench {
     pthread_cond_t changed;
     int started, progress, images, previews, ended;
     struct picture pictures[16], preview[16];
-    struct queue_event last; // DONE or FAILED
+    struct queue_event last, tokens; // DONE or FAILED; the last picture
 };
 
 static void keep(struct picture *picture, const struct queue_event *event) {
@@ -49,6 +49,7 @@ static void listener(void *context, const struct queue_event *event) {
     pthread_mutex_lock(&bench->lock);
     if (event->kind == QUEUE_STARTED) bench->started++;
     if (event->kind == QUEUE_PROGRESS) bench->progress++;
+    if (event->kind == QUEUE_IMAGE) bench->tokens = *event;
     if (event->kind == QUEUE_IMAGE) keep(&bench->pictures[bench->images++ % 16], event);
     if (event->kind == QUEUE_PREVIEW) keep(&bench->preview[bench->previews++ % 16], event);
     if (event->kind == QUEUE_DONE || event->kind == QUEUE_FAILED) {
@@ -181,9 +182,9 @@ static void test_pictures_and_previews(void **state) {
         assert_int_equal(preview.width * 1000 + preview.height, 70060);
         image_free(&preview);
     }
-    assert_int_equal(bench->last.output_tokens, 2 * 5 * 4);
-    assert_int_equal(bench->last.reference_tokens, 0);
-    assert_true(bench->last.text_tokens > 0 && bench->last.text_tokens <= 64);
+    assert_int_equal(bench->tokens.output_tokens, 5 * 4); // of one picture
+    assert_int_equal(bench->tokens.reference_tokens, 0);
+    assert_true(bench->tokens.text_tokens > 0 && bench->tokens.text_tokens <= 64);
     // The second picture is the one that its seed gives alone.
     job.id = "job-alone";
     job.count = 1, job.seed = 42, job.preview_count = 0;
@@ -286,7 +287,7 @@ static void test_references(void **state) {
     job.output_format = "webp";
     run(bench, &job);
     must_be_done(bench);
-    assert_int_equal(bench->last.reference_tokens, 6 * 5);
+    assert_int_equal(bench->tokens.reference_tokens, 6 * 5);
     struct image made;
     take(bench, &bench->pictures[0], &made);
     assert_int_equal(made.width * 1000 + made.height, 96080); // the reference's shape

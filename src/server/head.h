@@ -1,0 +1,22 @@
+// The head of an HTTP/1 request, judged before anybody reads it: whether it is whole, too large or malformed (RFC 9112). Relies on
+// nothing. What is let through here may still be refused by who reads it.
+#ifndef LIMN_SERVER_HEAD_H
+#define LIMN_SERVER_HEAD_H
+
+#include <stddef.h>
+
+enum head_verdict {
+    HEAD_PARTIAL, // more is to come
+    HEAD_GOOD,    // it is whole
+    HEAD_BAD,     // it cannot become a good one
+};
+
+struct head_judgement {
+    int status;      // HEAD_BAD: 400, 413, 414, 431 or 505
+    const char *why; // for the client, one line
+};
+
+// [data]: what has come, from the connection's first byte on. [most]: bytes of request line and headers together.
+enum head_verdict head_judge(const char *data, size_t size, size_t most, struct head_judgement *judgement);
+
+#endif
