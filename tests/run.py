@@ -242,9 +242,16 @@ def reference():
     return counted([python, "tests/reference/compare.py", "--limn", BUILD / "release" / "limn"], timeout=3000, show=True)
 
 
+def converted():
+    python = environment("reference", ROOT / "tests/reference/requirements.txt")
+    return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/reference/test_convert.py"],
+                   timeout=900)
+
+
 def steps_for(options):
     if options.reference:
-        return [("build release", build("release")), ("reference pipeline", reference)]
+        return [("build release", build("release")), ("reference pipeline", reference),
+                ("converted models in the reference tools", converted)]
     return [("layers", layers), ("format", formatted),
             ("build release", build("release")), ("unit tests", unit("release")),
             ("build debug (sanitizers)", build("debug")), ("unit tests, sanitizers", unit("debug")),

@@ -2,7 +2,6 @@
 // text; normalise each stretch between them; cut out those that match normalised text; cut what is left by the
 // pre-tokenizers one after the other; merge the bytes of each piece (bpe.h). Relies on the other files of this folder, base.
 #include "text/tokenizer.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
@@ -10,12 +9,11 @@
 #include "text/pattern.h"
 #include "text/tokenizer_forms.h"
 #include "text/utf8.h"
-#include "weights/checkpoint.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS_MOST = 16, FILE_SIZE_MOST = 256 << 20 };
+enum { STEPS_MOST = 16 };
 
 enum step_kind {
     STEP_ISOLATED, // matches and what lies between them are pieces
@@ -285,77 +283,14 @@ static struct tokenizer *open_document(const char *name, json_t *root, struct er
 }
 
 struct tokenizer *tokenizer_parse(const char *name, const char *json, size_t size, struct error *error) {
-    static const char zero[] = "\\u0000"; // a tekken.json spells out the byte 0 beside its base64
-    json_t *root = json_parse_zeros(name, json, size, error);
-    if (root && tokenizer_is_tekken(root)) {
-        json_t *rewritten = tokenizer_from_tekken(name, root, error);
-        json_decref(root);
-        return open_document(name, rewritten, error);
-    }
-    if (root && memmem(json, size, zero, sizeof zero - 1)) {
-        json_decref(root);
-        root = json_parse(name, json, size, error);
-    }
-    return open_document(name, root, error);
-}
-
-// From weights that bring their tokenizer along.
-static struct tokenizer *open_weights(const char *path, struct error *error) {
-    struct checkpoint *checkpoint = checkpoint_open(path, error);
-    if (!checkpoint) return NULL;
-    struct tokenizer *tokenizer = NULL;
-    const struct gguf *gguf = checkpoint_gguf(checkpoint);
-    const struct checkpoint_entry *tekken = checkpoint_find(checkpoint, "tekken_model");
-    if (gguf)
-        tokenizer = open_document(path, tokenizer_from_gguf(path, gguf, error), error);
-    else if (!tekken)
-        error_set(
-            error, ERROR_NOT_FOUND,
-            "%s: there is no tokenizer in it, expected tokenizer.json, tekken.json, a GGUF file, or a tensor "
-            "\"tekken_model\"",
-            path);
-    else if (tekken->tensor.type != DTYPE_U8)
-        error_set(error, ERROR_INPUT, "%s: tensor \"tekken_model\": type %s, expected U8", tekken->file,
-                  dtype_info(tekken->tensor.type)->name);
-    else
-        tokenizer = tokenizer_parse(tekken->file, tekken->tensor.data, tekken->tensor.bytes, error);
-    checkpoint_close(checkpoint);
-    return tokenizer;
-}
-
-// JSON, by its first bytes: in a weight file they are "GGUF" or a length, whose highest byte is 0.
-static bool is_json(const struct file_map *map) {
-    return map->size < 8 || (memcmp(map->data, "GGUF", 4) != 0 && map->data[7] != 0);
-}
-
-static struct tokenizer *open_file(const char *path, struct error *error) {
-    struct file_map map;
-    if (!file_map(path, &map, error)) return NULL;
-    bool json = is_json(&map);
-    struct tokenizer *tokenizer = NULL;
-    if (json && map.size > FILE_SIZE_MOST)
-        error_set(error, ERROR_INPUT, "%s: %zu bytes, expected at most %d", path, map.size, FILE_SIZE_MOST);
-    else if (json)
-        tokenizer = tokenizer_parse(path, (const char *)map.data, map.size, error);
-    file_unmap(&map);
-    return json ? tokenizer : open_weights(path, error);
+    return open_document(name, tokenizer_document_parse(name, json, size, error), error);
 }
 
 struct tokenizer *tokenizer_open(const char *path, struct error *error) {
-    static const char *const names[] = {"tokenizer.json", "tekken.json"};
-    if (!folder_exists(path)) return open_file(path, error);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *file = path_join(path, names[i]);
-        if (!file) {
-            error_set(error, ERROR_MEMORY, "%s: out of memory", path);
-            return NULL;
-        }
-        struct tokenizer *tokenizer = file_exists(file) ? open_file(file, error) : NULL;
-        bool there = file_exists(file);
-        free(file);
-        if (there) return tokenizer;
-    }
-    return open_weights(path, error);
+    char *file = tokenizer_file(path, error);
+    struct tokenizer *tokenizer = file ? open_document(file, tokenizer_document(file, error), error) : NULL;
+    free(file);
+    return tokenizer;
 }
 
 void tokenizer_close(struct tokenizer *tokenizer) {

@@ -29,6 +29,12 @@ static const struct splitting {
      true, false},
 };
 
+const char *tokenizer_pre_of(const char *pattern) {
+    for (size_t i = 0; i < sizeof splittings / sizeof *splittings; i++)
+        if (strcmp(splittings[i].pattern, pattern) == 0) return splittings[i].pre;
+    return NULL;
+}
+
 static bool no_memory(const char *name, struct error *error) {
     return error_set(error, ERROR_MEMORY, "%s: not enough memory for its tokenizer", name);
 }

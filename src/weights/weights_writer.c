@@ -253,16 +253,22 @@ static bool make_header(const struct weights_plan *plan, const uint64_t *offsets
                                         : safetensors_header(plan, offsets, out, error);
 }
 
+// The header, and where the tensors end behind it.
+static bool lay_all(const struct weights_plan *plan, struct buffer *header, uint64_t *bytes,
+                    struct error *error) {
+    uint64_t *offsets = malloc((size_t)(plan->count + 1) * sizeof *offsets);
+    bool good = (offsets || no_memory(error)) && check_names(plan, error) && lay_out(plan, offsets, error) &&
+                make_header(plan, offsets, header, error);
+    *bytes = good ? header->length + offsets[plan->count] : 0;
+    free(offsets);
+    return good;
+}
+
 uint64_t weights_plan_bytes(const struct weights_plan *plan, struct error *error) {
     struct buffer header = {0};
-    uint64_t *offsets = malloc((size_t)(plan->count + 1) * sizeof *offsets), bytes = 0;
-    if (!offsets)
-        no_memory(error);
-    else if (check_names(plan, error) && lay_out(plan, offsets, error) &&
-             make_header(plan, offsets, &header, error))
-        bytes = header.length + offsets[plan->count];
+    uint64_t bytes;
+    lay_all(plan, &header, &bytes, error);
     buffer_free(&header);
-    free(offsets);
     return bytes;
 }
 
@@ -297,6 +303,18 @@ static bool begins_with(int file, const struct buffer *header) {
         at += (size_t)got;
     }
     return true;
+}
+
+bool weights_plan_done(const struct weights_plan *plan, const char *path) {
+    struct buffer header = {0};
+    struct stat status;
+    uint64_t bytes;
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    const bool done = file >= 0 && fstat(file, &status) == 0 && lay_all(plan, &header, &bytes, NULL) &&
+                      (uint64_t)status.st_size == bytes && begins_with(file, &header);
+    if (file >= 0) close(file);
+    buffer_free(&header);
+    return done;
 }
 
 // Goes on behind the last whole tensor of a .part with this header, or begins a new one.

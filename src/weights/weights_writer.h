@@ -59,6 +59,9 @@ struct weights_plan {
 // The ggml id of a type; -1 for a type that GGUF does not have. The other way: DTYPE_NONE.
 int ggml_id_of(enum dtype type);
 
+// Whether [path] is the finished file of this plan, by its header and size.
+bool weights_plan_done(const struct weights_plan *plan, const char *path);
+
 struct weights_writer;
 
 // NULL with an error that names the path or the tensor: a name twice, a shape that is no whole number of blocks, a type that

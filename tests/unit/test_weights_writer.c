@@ -64,6 +64,12 @@ static void safetensors_reads_back(void **state) {
     assert_ok(file_read(path, 10000, &data, &size, &error), error);
     assert_int_equal(weights_plan_bytes(&plan, &error), size);
     free(data);
+    assert_true(weights_plan_done(&plan, path));
+    static const struct planned_metadata other[] = {{"from", METADATA_TEXT, .text = "hers"}};
+    struct weights_plan another = plan_of(WEIGHTS_SAFETENSORS, other, 1);
+    assert_false(weights_plan_done(&another, path));
+    assert_ok(file_write(path, "short", 5, &error), error);
+    assert_false(weights_plan_done(&plan, path));
 }
 
 // A run that ended inside the second tensor leaves the first; one of another plan leaves nothing.

@@ -1,0 +1,35 @@
+// Turns a model, in whatever form limn opens it, into a model folder in the diffusers layout, or one part of it into a file.
+// Relies on model.h, weights/convert.h, the readers of the parts.
+//
+// A folder gets model_index.json, scheduler/, tokenizer/, transformer/, text_encoder/, vae/ and a limn.json with everything that the
+// source says, so that it stands by itself. Its large matrices have the type that is asked for: F32, F16 and BF16 as safetensors,
+// which diffusers opens too; block types as GGUF files in the same folders, which limn and others open. The autoencoder stays
+// as fine as it is.
+//
+// What was written before a stop is gone on with by the same conversion: a part that is finished is not made again.
+#ifndef LIMN_FLUX_CONVERT_MODEL_H
+#define LIMN_FLUX_CONVERT_MODEL_H
+
+#include "weights/convert.h"
+#include "weights/layout.h"
+
+struct convert_model {
+    const char *source; // a model folder (docs/model-folder.md)
+    // A folder, new or of an earlier run of the same; or, where it ends in ".gguf" or ".safetensors", a file for [part] alone:
+    // GGUF with the names of BFL or llama.cpp, safetensors with those of diffusers or Hugging Face.
+    const char *target;
+    enum model_part part;     // of a file
+    enum dtype type;          // F32, F16, BF16 or a block type that dtype_encodes
+    enum dtype text_type;     // of the text encoder in a folder; DTYPE_NONE: type
+    const char *const *loras; // files, added to the transformer's weights
+    const float *lora_scales;
+    int lora_count;
+    int threads;                // 0: one a processor
+    convert_progress *progress; // NULL: none
+    void *context;
+};
+
+// False with an error that names the file and the tensor or field. Files appear under their names when they are whole.
+bool convert_model(const struct convert_model *convert, struct error *error);
+
+#endif

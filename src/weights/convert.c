@@ -1,0 +1,290 @@
+// The conversion of convert.h: a plan of all tensors, then each in pieces of rows that the threads share. Relies on
+// convert_names.h, tensor/stored.h, tensor/encode.h.
+#include "weights/convert_names.h"
+
+#include "tensor/encode.h"
+#include "tensor/stored.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PIECE_VALUES = 8 << 20 }; // of one piece, about: 32 MiB in f32
+
+// The whole plan: what is written, and from what.
+struct plan {
+    struct arena arena;
+    struct recipe *recipes;
+    struct planned_tensor *tensors;
+    struct planned_metadata *metadata;
+    struct weights_plan weights;
+    uint64_t bytes;
+};
+
+// -------------------------------------------------------------------------------------------------------------- the plan
+
+static int64_t row_values(const struct recipe *recipe) {
+    int64_t values = 1;
+    for (int i = recipe->rank > 1 ? 1 : 0; i < recipe->rank; i++) values *= recipe->shape[i];
+    return values;
+}
+
+static int64_t row_count(const struct recipe *recipe) {
+    return recipe->rank > 1 ? recipe->shape[0] : 1;
+}
+
+static int64_t last_axis(const struct recipe *recipe) {
+    return recipe->rank > 0 ? recipe->shape[recipe->rank - 1] : 1;
+}
+
+static bool is_whole(const struct tensor *tensor) {
+    return tensor->type >= DTYPE_I8 && tensor->type <= DTYPE_BOOL;
+}
+
+// Types in which limn keeps what must stay fine.
+static enum dtype plain_type(enum dtype source, enum dtype wanted) {
+    if (wanted == DTYPE_F32 || wanted == DTYPE_F16 || wanted == DTYPE_BF16) return wanted;
+    return source == DTYPE_F32 || source == DTYPE_F16 ? source : DTYPE_BF16;
+}
+
+static enum dtype type_of(const struct convert_job *job, const struct recipe *recipe) {
+    const enum dtype source = recipe->parts[0].entry->tensor.type;
+    const bool plain = dtype_info(job->type)->block_values == 1;
+    if (is_whole(&recipe->parts[0].entry->tensor)) return source;
+    if (job->keep_plain && (source == DTYPE_F32 || source == DTYPE_F16 || source == DTYPE_BF16))
+        return source;
+    if (recipe->kind == RECIPE_VECTOR) {
+        if (job->format == WEIGHTS_GGUF || source == DTYPE_F32) return DTYPE_F32;
+        return plain_type(source, job->type);
+    }
+    if (recipe->kind == RECIPE_SENSITIVE) return plain_type(source, job->type);
+    if (plain) return job->type;
+    enum dtype type = job->type;
+    if (recipe->kind == RECIPE_TOKENS) type = DTYPE_Q8_0;
+    if (last_axis(recipe) % dtype_info(type)->block_values != 0) type = DTYPE_Q8_0;
+    if (last_axis(recipe) % dtype_info(type)->block_values != 0) type = DTYPE_BF16;
+    return type;
+}
+
+// Whole numbers count something and are kept; a matrix of them is none that limn could read.
+static bool check_real(const struct recipe *recipe, struct error *error) {
+    for (int i = 0; i < recipe->part_count; i++) {
+        const struct checkpoint_entry *entry = recipe->parts[i].entry;
+        if (is_whole(&entry->tensor) && entry->tensor.rank > 1)
+            return error_set(error, ERROR_UNSUPPORTED,
+                             "%s: %s is stored as %s, expected a type of real numbers", entry->file,
+                             entry->name, dtype_info(entry->tensor.type)->name);
+    }
+    return true;
+}
+
+// Says which source the output is made of, so that a .part of another one is not gone on with.
+static const char *identity(struct plan *plan, const struct convert_job *job) {
+    uint64_t hash = 1469598103934665603u; // FNV-1a over names, types, places and a few bytes of each tensor
+    for (int64_t i = 0; i < checkpoint_count(job->from); i++) {
+        const struct checkpoint_entry *entry = checkpoint_entry(job->from, i);
+        const uint8_t *data = entry->tensor.data;
+        const size_t step = entry->tensor.bytes / 16 + 1;
+        for (const char *c = entry->name; *c; c++) hash = (hash ^ (uint8_t)*c) * 1099511628211u;
+        hash = (hash ^ (uint64_t)entry->tensor.type) * 1099511628211u;
+        for (size_t at = 0; at < entry->tensor.bytes; at += step) hash = (hash ^ data[at]) * 1099511628211u;
+    }
+    for (int i = 0; i < job->lora_count; i++) {
+        const struct lora *lora = job->loras[i].lora;
+        for (int64_t b = 0; b < lora_branch_count(lora); b++) {
+            const struct low_rank *branch = &lora_branch(lora, b)->low_rank;
+            const uint8_t *data = branch->up.data;
+            const size_t bytes = (size_t)branch->up.rows * branch->up.row_bytes, step = bytes / 16 + 1;
+            for (size_t at = 0; at < bytes; at += step) hash = (hash ^ data[at]) * 1099511628211u;
+        }
+        hash = (hash ^ (uint64_t)(int64_t)lrintf(job->loras[i].scale * 65536)) * 1099511628211u;
+    }
+    return arena_printf(&plan->arena, "%016llx", (unsigned long long)hash);
+}
+
+static bool no_memory(struct error *error) {
+    return error_set(error, ERROR_MEMORY, "not enough memory to plan a conversion");
+}
+
+static bool plan_make(struct plan *plan, const struct convert_job *job, struct error *error) {
+    int64_t count;
+    if (!recipes_make(job, &plan->arena, &plan->recipes, &count, error)) return false;
+    plan->tensors = arena_alloc(&plan->arena, (size_t)count * sizeof *plan->tensors);
+    plan->metadata = arena_alloc(&plan->arena, (size_t)(job->metadata_count + 1) * sizeof *plan->metadata);
+    const char *source = identity(plan, job);
+    if (!plan->tensors || !plan->metadata || !source) return no_memory(error);
+    for (int64_t i = 0; i < count; i++) {
+        const struct recipe *recipe = &plan->recipes[i];
+        if (!check_real(recipe, error)) return false;
+        plan->tensors[i] =
+            (struct planned_tensor){.name = recipe->name, .type = type_of(job, recipe), .rank = recipe->rank};
+        memcpy(plan->tensors[i].shape, recipe->shape, sizeof recipe->shape);
+    }
+    for (int64_t i = 0; i < job->metadata_count; i++) plan->metadata[i] = job->metadata[i];
+    plan->metadata[job->metadata_count] =
+        (struct planned_metadata){.key = "limn.source", .kind = METADATA_TEXT, .text = source};
+    plan->weights = (struct weights_plan){.format = job->format,
+                                          .tensors = plan->tensors,
+                                          .count = count,
+                                          .metadata = plan->metadata,
+                                          .metadata_count = job->metadata_count + 1};
+    plan->bytes = weights_plan_bytes(&plan->weights, error);
+    return plan->bytes > 0;
+}
+
+uint64_t convert_bytes(const struct convert_job *job, struct error *error) {
+    struct plan plan = {0};
+    plan_make(&plan, job, error);
+    arena_free(&plan.arena);
+    return plan.bytes;
+}
+
+// ---------------------------------------------------------------------------------------------------------------- rows
+
+// Where a row of the output comes from.
+static const struct recipe_part *source_of(const struct recipe *recipe, int64_t row, int64_t *source) {
+    if (recipe->head_dim) {
+        const int64_t half = recipe->head_dim / 2, at = row % recipe->head_dim;
+        row += (recipe->to_pairs ? at / 2 + at % 2 * half : at % half * 2 + at / half) - at;
+    }
+    const struct recipe_part *part = recipe->parts;
+    for (; row >= part->rows; part++) row -= part->rows;
+    *source = part->first + row;
+    return part;
+}
+
+struct piece {
+    const struct convert_job *job;
+    const struct recipe *recipe;
+    enum dtype type;
+    int64_t first, rows; // of the output
+    int64_t values;      // of a row
+    bool copies;         // the stored bytes are taken as they are
+    float *decoded;      // [rows, values]
+    char *encoded;
+    size_t row_bytes;
+    bool *bad; // [rows]: a value is not finite
+};
+
+static void piece_row(void *context, int64_t index, int worker) {
+    struct piece *piece = context;
+    int64_t source;
+    const struct recipe_part *part = source_of(piece->recipe, piece->first + index, &source);
+    const struct tensor *tensor = &part->entry->tensor;
+    char *to = piece->encoded + (size_t)index * piece->row_bytes;
+    (void)worker;
+    if (piece->copies) {
+        memcpy(to, (const char *)tensor->data + (size_t)source * piece->row_bytes, piece->row_bytes);
+        return;
+    }
+    tensor_decode_row(tensor, source, piece->decoded + index * piece->values);
+}
+
+static void encode_row(void *context, int64_t index, int worker) {
+    struct piece *piece = context;
+    const float *row = piece->decoded + index * piece->values;
+    (void)worker;
+    const float most = piece->type == DTYPE_F16 ? 65519.0f : FLT_MAX; // what still rounds to a finite half
+    bool good = true;
+    for (int64_t i = 0; i < piece->values; i++) good &= fabsf(row[i]) <= most;
+    piece->bad[index] =
+        !good ||
+        !dtype_encode(piece->type, row, piece->encoded + (size_t)index * piece->row_bytes, piece->values);
+}
+
+// Adds the LoRAs to the piece's rows: they know the places in the transformer by the source's names.
+static bool add_loras(const struct piece *piece, struct error *error) {
+    const struct convert_job *job = piece->job;
+    for (int64_t at = 0, count; at < piece->rows; at += count) {
+        int64_t source;
+        const struct recipe_part *part = source_of(piece->recipe, piece->first + at, &source);
+        const int64_t left = part->first + part->rows - source;
+        struct lora_place place;
+        char name[200];
+        const size_t length = strlen(part->entry->name), ending = sizeof ".weight" - 1;
+        count = left < piece->rows - at ? left : piece->rows - at;
+        if (length <= ending || length - ending >= sizeof name) continue;
+        snprintf(name, sizeof name, "%.*s", (int)(length - ending), part->entry->name);
+        if (!lora_place_find(name, job->lora_shape, &place)) continue;
+        if (part->entry->halves_swapped) place.swapped = true;
+        for (int i = 0; i < job->lora_count; i++)
+            if (!lora_merge_rows(job->loras[i].lora, &place, job->loras[i].scale, source, count,
+                                 piece->decoded + at * piece->values, error))
+                return false;
+    }
+    return true;
+}
+
+static bool convert_piece(struct piece *piece, struct weights_writer *writer, struct error *error) {
+    pool_for(piece->job->pool, piece->rows, piece_row, piece);
+    if (!piece->copies) {
+        if (piece->job->lora_count > 0 && !add_loras(piece, error)) return false;
+        pool_for(piece->job->pool, piece->rows, encode_row, piece);
+        for (int64_t i = 0; i < piece->rows; i++)
+            if (piece->bad[i])
+                return error_set(error, ERROR_INPUT,
+                                 "%s: %s has a value in row %lld that is not finite or too large for %s",
+                                 piece->recipe->parts[0].entry->file, piece->recipe->source,
+                                 (long long)(piece->first + i), dtype_info(piece->type)->name);
+    }
+    return weights_writer_add(writer, piece->encoded, (size_t)piece->rows * piece->row_bytes, error);
+}
+
+static bool touched(const struct convert_job *job, const struct recipe *recipe) {
+    return job->lora_count > 0 && recipe->kind != RECIPE_VECTOR;
+}
+
+static bool convert_tensor(const struct convert_job *job, const struct plan *plan, int64_t index,
+                           struct weights_writer *writer, uint64_t *done, struct error *error) {
+    const struct recipe *recipe = &plan->recipes[index];
+    const struct tensor *source = &recipe->parts[0].entry->tensor;
+    const int64_t values = row_values(recipe), rows = row_count(recipe);
+    int64_t most = values < PIECE_VALUES ? PIECE_VALUES / values : 1;
+    if (most > rows) most = rows;
+    struct piece piece = {.job = job, .recipe = recipe, .type = plan->tensors[index].type, .values = values};
+    piece.copies = piece.type == source->type && !source->scales && !touched(job, recipe);
+    for (int i = 1; i < recipe->part_count; i++)
+        piece.copies &=
+            recipe->parts[i].entry->tensor.type == piece.type && !recipe->parts[i].entry->tensor.scales;
+    piece.row_bytes = dtype_bytes(piece.type, values);
+    piece.encoded = malloc((size_t)most * piece.row_bytes + 1);
+    piece.decoded = piece.copies ? NULL : malloc((size_t)(most * values) * sizeof(float) + 1);
+    piece.bad = malloc((size_t)most + 1);
+    bool good = (piece.encoded && piece.bad && (piece.copies || piece.decoded)) ||
+                error_set(error, ERROR_MEMORY, "not enough memory to convert %s", recipe->source);
+    for (piece.first = 0; piece.first < rows && good; piece.first += piece.rows) {
+        piece.rows = rows - piece.first < most ? rows - piece.first : most;
+        good = !job->progress || job->progress(job->context, recipe->name, *done, plan->bytes) ||
+               error_set(error, ERROR_CANCELLED, "stopped; the same command goes on from here");
+        good = good && convert_piece(&piece, writer, error);
+        *done += (uint64_t)piece.rows * piece.row_bytes;
+    }
+    free(piece.encoded);
+    free(piece.decoded);
+    free(piece.bad);
+    return good;
+}
+
+bool convert_weights(const struct convert_job *job, const char *path, struct error *error) {
+    struct plan plan = {0};
+    if (!plan_make(&plan, job, error) || weights_plan_done(&plan.weights, path)) {
+        const bool done = plan.bytes > 0;
+        arena_free(&plan.arena);
+        return done;
+    }
+    struct weights_writer *writer = weights_writer_open(path, &plan.weights, error);
+    bool good = writer != NULL;
+    uint64_t done = 0;
+    for (int64_t i = 0; good && i < weights_writer_next(writer); i++)
+        done += (uint64_t)row_count(&plan.recipes[i]) *
+                dtype_bytes(plan.tensors[i].type, row_values(&plan.recipes[i]));
+    while (good && weights_writer_next(writer) < plan.weights.count)
+        good = convert_tensor(job, &plan, weights_writer_next(writer), writer, &done, error);
+    good = good && weights_writer_finish(writer, error);
+    weights_writer_close(writer);
+    checkpoint_release_pages(job->from);
+    arena_free(&plan.arena);
+    return good;
+}
