@@ -23,7 +23,7 @@ struct transformer_shape {
     double rope_theta;            // 2000
     double eps;
     bool guidance;    // has a guidance embedder
-    bool sixteen_bit; // the large weights are 16-bit
+    bool sixteen_bit; // most of the weights are stored in 16 bits or fewer
     int64_t parameters;
 };
 

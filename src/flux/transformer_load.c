@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "weights/layout.h"
 #include "weights/parts.h"
+#include "weights/stored_rows.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,14 +133,9 @@ static bool own(struct transformer *t, void *memory, struct error *error) {
 static bool get_rows(struct transformer *t, const char *name, int64_t rows, int64_t in,
                      struct weight_rows *view, struct error *error) {
     struct tensor tensor;
-    int64_t shape[2] = {rows, in};
-    if (!checkpoint_get(t->checkpoint, &tensor, 2, shape, error, "%s", name)) return false;
-    if (tensor.type != DTYPE_F32 && tensor.type != DTYPE_F16 && tensor.type != DTYPE_BF16)
-        return error_set(error, ERROR_UNSUPPORTED, "%s: %s is stored as %s, expected F32, F16 or BF16",
-                         checkpoint_find(t->checkpoint, name)->file, name, dtype_info(tensor.type)->name);
-    size_t value_bytes = dtype_bytes(tensor.type, 1);
+    if (!stored_matrix(t->checkpoint, name, rows, in, &tensor, error)) return false;
     const void *data = tensor.data;
-    if ((uintptr_t)data % value_bytes != 0) { // a file may place tensors at any byte
+    if (!stored_aligned(&tensor)) {
         void *copy = malloc(tensor.bytes);
         if (!copy) return error_set(error, ERROR_MEMORY, "%s: not enough memory for a copy", name);
         memcpy(copy, data, tensor.bytes);
@@ -148,15 +144,8 @@ static bool get_rows(struct transformer *t, const char *name, int64_t rows, int6
     }
     data = device_weights(t->device, data, tensor.bytes, error);
     if (!data) return error_prefix(error, "%s", name);
-    *view = (struct weight_rows){
-        .data = data, .type = tensor.type, .rows = rows, .row_bytes = value_bytes * (size_t)in};
+    *view = stored_rows(&tensor, data);
     return true;
-}
-
-static struct weight_rows rows_from(struct weight_rows all, int64_t first, int64_t count) {
-    all.data = (const char *)all.data + (size_t)first * all.row_bytes;
-    all.rows = count;
-    return all;
 }
 
 static struct linear linear_of(struct weight_rows rows, int64_t in) {
@@ -176,8 +165,8 @@ __attribute__((format(printf, 6, 7))) static bool get_linear(struct transformer 
     *linear = linear_of(rows, in);
     if (checkpoint_find(t->checkpoint, name)->halves_swapped) {
         linear->part_count = 2;
-        linear->parts[0] = rows_from(rows, out / 2, out / 2);
-        linear->parts[1] = rows_from(rows, 0, out / 2);
+        linear->parts[0] = stored_rows_range(rows, out / 2, out / 2);
+        linear->parts[1] = stored_rows_range(rows, 0, out / 2);
     }
     return true;
 }
@@ -253,8 +242,8 @@ static bool get_single_block(struct transformer *t, int64_t index, struct error 
     snprintf(name, sizeof(name), "%s.to_qkv_mlp_proj.weight", prefix);
     struct weight_rows fused = {0};
     if (!get_rows(t, name, 3 * s->hidden + 2 * s->mlp_hidden, s->hidden, &fused, error)) return false;
-    block->qkv = linear_of(rows_from(fused, 0, 3 * s->hidden), s->hidden);
-    block->mlp_in = linear_of(rows_from(fused, 3 * s->hidden, 2 * s->mlp_hidden), s->hidden);
+    block->qkv = linear_of(stored_rows_range(fused, 0, 3 * s->hidden), s->hidden);
+    block->mlp_in = linear_of(stored_rows_range(fused, 3 * s->hidden, 2 * s->mlp_hidden), s->hidden);
     return get_linear(t, &block->out, s->hidden, s->hidden + s->mlp_hidden, error, "%s.to_out.weight",
                       prefix) &&
            get_norm(t, &block->query_norm, prefix, "norm_q", error) &&
@@ -308,6 +297,16 @@ static bool read_shape(struct transformer *t, const char *config, struct error *
     return read;
 }
 
+static void count_parameters(struct transformer *t) {
+    int64_t wide = 0;
+    for (int64_t i = 0; i < checkpoint_count(t->checkpoint); i++) {
+        const struct tensor *tensor = &checkpoint_entry(t->checkpoint, i)->tensor;
+        t->shape.parameters += tensor_values(tensor);
+        if (tensor->type == DTYPE_F32) wide += tensor_values(tensor);
+    }
+    t->shape.sixteen_bit = wide <= t->shape.parameters / 2;
+}
+
 static bool load(struct transformer *t, const char *path, struct error *error) {
     char *config = part_config(path);
     bool read = !config || read_shape(t, config, error);
@@ -325,9 +324,7 @@ static bool load(struct transformer *t, const char *path, struct error *error) {
         if (!get_double_block(t, i, error)) return false;
     for (int64_t i = 0; i < t->shape.single_blocks; i++)
         if (!get_single_block(t, i, error)) return false;
-    for (int64_t i = 0; i < checkpoint_count(t->checkpoint); i++)
-        t->shape.parameters += tensor_values(&checkpoint_entry(t->checkpoint, i)->tensor);
-    t->shape.sixteen_bit = t->context_embedder.parts[0].type != DTYPE_F32;
+    count_parameters(t);
     return true;
 }
 

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "weights/layout.h"
 #include "weights/parts.h"
+#include "weights/stored_rows.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -64,30 +65,18 @@ static bool open_norm(struct language_model *model, int64_t values, const char *
     return *norm != NULL;
 }
 
-static bool wrong_type(const struct language_model *model, const char *name, enum dtype type,
-                       struct error *error) {
-    char full[160];
-    snprintf(full, sizeof full, "%s%s", model->prefix, name);
-    return error_set(error, ERROR_UNSUPPORTED, "%s: tensor %s is stored as %s, expected F32, F16 or BF16",
-                     checkpoint_find(model->checkpoint, full)->file, full, dtype_info(type)->name);
-}
-
 // The matrix [rows, in]. A file may place tensors at any byte: one that is not aligned is copied.
 static bool open_rows(struct language_model *model, int64_t rows, int64_t in, const char *name,
                       struct weight_rows *view, struct error *error) {
     struct tensor tensor;
-    int64_t shape[2] = {rows, in};
-    if (!checkpoint_get(model->checkpoint, &tensor, 2, shape, error, "%s%s", model->prefix, name))
-        return false;
-    if (tensor.type != DTYPE_F32 && tensor.type != DTYPE_F16 && tensor.type != DTYPE_BF16)
-        return wrong_type(model, name, tensor.type, error);
-    size_t value_bytes = dtype_bytes(tensor.type, 1);
-    bool aligned = (uintptr_t)tensor.data % value_bytes == 0;
-    const void *data = aligned ? device_weights(model->device, tensor.data, tensor.bytes, error)
-                               : own_copy(model, tensor.data, tensor.bytes, error);
-    if (!data) return error_prefix(error, "tensor %s%s", model->prefix, name);
-    *view = (struct weight_rows){
-        .data = data, .type = tensor.type, .rows = rows, .row_bytes = value_bytes * (size_t)in};
+    char full[160];
+    snprintf(full, sizeof full, "%s%s", model->prefix, name);
+    if (!stored_matrix(model->checkpoint, full, rows, in, &tensor, error)) return false;
+    const void *data = stored_aligned(&tensor)
+                           ? device_weights(model->device, tensor.data, tensor.bytes, error)
+                           : own_copy(model, tensor.data, tensor.bytes, error);
+    if (!data) return error_prefix(error, "tensor %s", full);
+    *view = stored_rows(&tensor, data);
     return true;
 }
 
