@@ -2,51 +2,19 @@
 // tests/fixtures/layouts and the rows expected of them are written by tests/reference/make_layouts.py.
 #include "layout_files.h"
 
+#include "tensor/stored.h"
 #include "weights/companions.h"
 #include "weights/layout.h"
 
 #define LAYOUTS FIXTURES "layouts/"
 
-// ------------------------------------------------------------------------------------------------- what the scales mean
-
-static const float e2m1[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
-
-static float e4m3(uint8_t code) {
-    float value;
-    assert_true(dtype_decode(DTYPE_F8_E4M3, &code, &value, 1));
-    return value;
-}
-
-static float nf4_scale(const struct tensor_scales *scales, int64_t block) {
-    if (!scales->nested) return ((const float *)scales->blocks)[block];
-    uint8_t code = ((const uint8_t *)scales->blocks)[block];
-    return scales->nested_values[code] * scales->nested_scales[block / scales->nested_block] +
-           scales->nested_offset;
-}
-
-// The value at (row, col) of a matrix, by what tensor.h says of its scales.
-static float value_at(const struct tensor *tensor, int64_t row, int64_t col) {
-    const struct tensor_scales *scales = tensor->scales;
-    int64_t cols = tensor->shape[1], at = row * cols + col, whole = row + scales->first_row;
-    uint8_t byte = ((const uint8_t *)tensor->data)[tensor->type == DTYPE_F8_E4M3 ? at : at / 2];
-    uint8_t code = at % 2 ? byte & 15 : byte >> 4;
-    float scale = scales->rows ? scales->rows[row * scales->row_stride] : 1;
-    if (tensor->type == DTYPE_F8_E4M3) return e4m3(byte) * scale;
-    if (tensor->type == DTYPE_NF4)
-        return scales->codebook[code] * nf4_scale(scales, (whole * cols + col) / scales->block_values);
-    assert_int_equal(tensor->type, DTYPE_NVFP4);
-    int64_t c = col / 16, place = ((whole / 128) * scales->block_columns / 4 + c / 4) * 512 +
-                                  (whole % 32) * 16 + (whole % 128) / 32 * 4 + c % 4;
-    return e2m1[code] * e4m3(((const uint8_t *)scales->blocks)[place]) * scale;
-}
-
 static void rows_are_as_expected(void **state) {
     static const char *const files[] = {"fp8.safetensors", "fp8-old.safetensors", "nvfp4.safetensors",
-                                        "nf4.safetensors"};
+                                        "nf4.safetensors", "q8_0.gguf"};
     struct error error = {0};
     struct checkpoint *expected = fixture_open("layouts/expected.safetensors");
     int64_t checked = 0;
-    for (int f = 0; f < 4; f++) {
+    for (int f = 0; f < 5; f++) {
         char path[300];
         snprintf(path, sizeof path, LAYOUTS "%s", files[f]);
         struct checkpoint *checkpoint = layout_open(path, PART_TRANSFORMER, NULL, &error);
@@ -62,22 +30,25 @@ static void rows_are_as_expected(void **state) {
             char *slash = strrchr(name, '/');
             *slash = 0;
             const struct checkpoint_entry *found = checkpoint_find(checkpoint, name);
-            if (!found || !found->tensor.scales) fail_msg("%s: %s has no scales", files[f], name);
+            bool scales = found && (found->tensor.scales || found->tensor.type == DTYPE_Q8_0);
+            if (!scales) fail_msg("%s: %s has no scales", files[f], name);
             int64_t row = atoi(slash + 1);
             assert_int_equal(entry->tensor.shape[0], found->tensor.shape[1]);
             float *wanted = fixture_values(entry->tensor);
+            float *decoded = malloc(entry->tensor.bytes);
+            assert_true(tensor_decode_row(&found->tensor, row, decoded));
             for (int64_t col = 0; col < entry->tensor.shape[0]; col++) {
-                float value = value_at(&found->tensor, row, col);
-                if (fabsf(value - wanted[col]) > 1e-6f * fabsf(wanted[col]) + 1e-9f)
-                    fail_msg("%s: %s [%d, %d] is %.9g, expected %.9g", files[f], name, (int)row, (int)col,
-                             (double)value, (double)wanted[col]);
+                if (fabsf(decoded[col] - wanted[col]) > 1e-6f * fabsf(wanted[col]) + 1e-9f)
+                    fail_msg("%s: %s [%d, %d] is decoded as %.9g, expected %.9g", files[f], name, (int)row,
+                             (int)col, (double)decoded[col], (double)wanted[col]);
             }
+            free(decoded);
             free(wanted);
             checked++;
         }
         checkpoint_close(checkpoint);
     }
-    assert_true(checked >= 90);
+    assert_true(checked >= 110);
     checkpoint_close(expected);
 }
 
