@@ -1,6 +1,7 @@
 // Named tensors from files: one safetensors or GGUF file, or a folder of shards. Relies on base, tensor.
 //
-// GGUF is described in gguf.h; a file is taken as what its first bytes say, whatever its name. File format (safetensors): u64 little-endian length N of a JSON header, the header, then the data. The header maps a
+// A file is taken as what its first bytes say, whatever its name. GGUF is described in gguf.h. Safetensors: u64 little-endian
+// length N of a JSON header, the header, then the data. The header maps a
 // tensor's name to {"dtype", "shape", "data_offsets": [begin, end)} relative to byte 8 + N; "__metadata__" maps strings to
 // strings. A shard set has an index file {"metadata": ..., "weight_map": {tensor: file}}.
 //

@@ -235,10 +235,10 @@ static bool attach_nf4(struct work *work, struct checkpoint_entry *entry,
     if (tensor->type != DTYPE_U8 || values == 0 || values % 2 != 0 || tensor->bytes != (size_t)values / 2)
         return wrong(work, entry, "U8 codes, two a byte, for the shape in its quant_state");
     if (row % state.block != 0 || state.block % 2 != 0)
-        return error_set(
-            work->error, ERROR_UNSUPPORTED,
-            "%s: tensor \"%s\": nf4 with rows of %lld values, expected a multiple of its blocksize, %lld, an even number",
-            entry->file, entry->name, (long long)row, (long long)state.block);
+        return error_set(work->error, ERROR_UNSUPPORTED,
+                         "%s: tensor \"%s\": nf4 with rows of %lld values, expected a multiple of its "
+                         "blocksize, %lld, an even number",
+                         entry->file, entry->name, (long long)row, (long long)state.block);
     const struct checkpoint_entry *absmax = take(work, entry->name, 0, ".absmax"),
                                   *map = take(work, entry->name, 0, ".quant_map");
     enum dtype type = state.nested ? DTYPE_U8 : DTYPE_F32;
@@ -279,10 +279,21 @@ static bool check_format(struct work *work, const struct checkpoint_entry *entry
                      entry->file, entry->name, format);
 }
 
-static bool check_layer(struct work *work, const struct checkpoint_entry *entry, struct json_place place) {
-    const char *format = NULL;
-    return json_get_string(place, "format", JSON_REQUIRED, &format, work->error) &&
-           check_format(work, entry, format);
+// The description of a layer: {"format": NAME, ...}, or the name alone. Weights that were rotated before they were quantised
+// ("convrot") would have to be turned back.
+static bool check_layer(struct work *work, const struct checkpoint_entry *entry, const json_t *layer,
+                        const char *name) {
+    struct json_place place = {layer, name};
+    const char *format = json_string_value(layer);
+    bool rotated = false;
+    if (!format && (!json_get_string(place, "format", JSON_REQUIRED, &format, work->error) ||
+                    !json_get_bool(place, "convrot", JSON_OPTIONAL, &rotated, work->error)))
+        return false;
+    if (rotated)
+        return error_set(work->error, ERROR_UNSUPPORTED,
+                         "%s: tensor \"%s\": the format \"%.40s\" with \"convrot\" is not one limn reads",
+                         entry->file, entry->name, format);
+    return check_format(work, entry, format);
 }
 
 // X.comfy_quant.
@@ -291,12 +302,24 @@ static bool check_quant(struct work *work, const struct checkpoint_entry *entry,
     if (quant->tensor.type != DTYPE_U8 || quant->tensor.bytes > JSON_MOST)
         return wrong(work, quant, "JSON in a U8 tensor of at most 64 KiB");
     json_t *json = json_parse(quant->name, quant->tensor.data, quant->tensor.bytes, work->error);
-    bool done = json && check_layer(work, entry, (struct json_place){json, quant->name});
+    bool done = json && check_layer(work, entry, json, quant->name);
     json_decref(json);
     return done || error_prefix(work->error, "%s", quant->file);
 }
 
-// "_quantization_metadata": {"layers": {"X": {"format": ...}}}, the names as in the file.
+// The weight of a layer that the metadata names: as in the file, or without the prefix that the names have there.
+static const struct checkpoint_entry *find_layer(const struct work *work, const char *layer) {
+    static const char *const prefixes[] = {"", "model.diffusion_model.", "diffusion_model.", "model."};
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        char name[NAME_SIZE];
+        snprintf(name, sizeof name, "%s%s.weight", prefixes[i], layer);
+        const struct checkpoint_entry *entry = checkpoint_find(work->checkpoint, name);
+        if (entry) return entry;
+    }
+    return NULL;
+}
+
+// "_quantization_metadata": {"layers": {"X": {"format": ...}}}.
 static bool check_metadata(struct work *work) {
     static const char key[] = "_quantization_metadata";
     const char *text = checkpoint_metadata(work->checkpoint, key);
@@ -308,16 +331,12 @@ static bool check_metadata(struct work *work) {
     const char *layer;
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)layers, layer, value) {
-        char name[NAME_SIZE];
         if (!done) break;
-        snprintf(name, sizeof name, "%s.weight", layer);
-        const struct checkpoint_entry *entry = checkpoint_find(work->checkpoint, name);
-        if (!entry)
-            done = error_set(work->error, ERROR_INPUT,
-                             "%s: \"layers\" names \"%.80s\", but there is no tensor \"%.80s\"", key, layer,
-                             name);
-        else
-            done = check_layer(work, entry, (struct json_place){value, key});
+        const struct checkpoint_entry *entry = find_layer(work, layer);
+        done = entry ? check_layer(work, entry, value, key)
+                     : error_set(work->error, ERROR_INPUT,
+                                 "%s: \"layers\" names \"%.80s\", but there is no tensor \"%.80s.weight\"",
+                                 key, layer, layer);
     }
     json_decref(json);
     if (!json) error_set(work->error, ERROR_INPUT, "%s is no JSON object of at most 32 MB", key);

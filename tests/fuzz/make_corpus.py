@@ -378,6 +378,12 @@ def make_tokenizer():
         for number in (128, 129):
             put("tokenizer", f"text-{index}-{number - 128}", bytes([number]) + text.encode())
     put("tokenizer", "text-broken", b"\x80\xff\xc3\x28\xed\xa0\x80\xf0\x9f")
+    words = [{"rank": 0, "token_bytes": "YQ==", "token_str": "a"}, {"rank": 1, "token_bytes": "Yg==", "token_str": "\0"},
+             {"rank": 2, "token_bytes": "YWI=", "token_str": "ab"}]
+    config = {"pattern": "\\p{L}+|.", "default_vocab_size": 6, "default_num_special_tokens": 3, "version": "v3"}
+    put("tokenizer", "tekken", json.dumps({"config": config, "vocab": words}))
+    specials = [{"rank": i, "token_str": t, "is_control": True} for i, t in enumerate(("<unk>", "<s>", "</s>"))]
+    put("tokenizer", "tekken-specials", json.dumps({"config": config, "vocab": words, "special_tokens": specials}))
 
 
 def picture(width, height, mode="RGB"):

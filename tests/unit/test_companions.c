@@ -175,6 +175,13 @@ static void wrong_companions_are_refused(void **state) {
         {{{"a.weight", "F8_E4M3", "1,1", 1}},
          "{\"_quantization_metadata\":\"{\\\"layers\\\":{\\\"b\\\":{\\\"format\\\":\\\"nvfp4\\\"}}}\"}",
          "\"layers\" names \"b\", but there is no tensor \"b.weight\""},
+        {{{"a.weight", "F8_E4M3", "1,1", 1}},
+         "{\"_quantization_metadata\":\"{\\\"layers\\\":{\\\"a\\\":{\\\"format\\\":\\\"float8_e4m3fn\\\","
+         "\\\"convrot\\\":true}}}\"}",
+         "\"float8_e4m3fn\" with \"convrot\" is not one limn reads"},
+        {{{"model.diffusion_model.a.weight", "F16", "1,1", 2}},
+         "{\"_quantization_metadata\":\"{\\\"layers\\\":{\\\"a\\\":\\\"nvfp4\\\"}}\"}",
+         "\"model.diffusion_model.a.weight\": stored as F16, but its format is \"nvfp4\""},
         {{{"a.weight", "F8_E4M3", "1,1", 1}}, "{\"_quantization_metadata\":\"7\"}", "f: "},
         {{{"w", "U8", "16,1", 16},
           {NF4_STATE("{\"quant_type\":\"fp4\",\"blocksize\":32,\"shape\":[1,32]}                             "
