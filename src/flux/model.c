@@ -214,7 +214,7 @@ static bool read_template(struct json_place place, const struct model_index *ind
         return error_set_field(
             error, ERROR_INPUT, "system_message",
             "%s: field \"system_message\" is missing, expected the text that the model was trained to read "
-            "before a prompt",
+            "before a prompt, or a file system_message.txt",
             place.name);
     settings->system_message = strdup(text);
     return settings->system_message || error_set(error, ERROR_MEMORY, "not enough memory for %s", place.name);

@@ -47,8 +47,11 @@ static int64_t count_parameters(const char *folder) {
     char *path = part_find(folder, PART_TEXT_ENCODER, NULL);
     struct checkpoint *checkpoint = path ? layout_open(path, PART_TEXT_ENCODER, NULL, NULL) : NULL;
     int64_t count = 0;
-    for (int64_t i = 0; checkpoint && i < checkpoint_count(checkpoint); i++)
-        count += tensor_values(&checkpoint_entry(checkpoint, i)->tensor);
+    for (int64_t i = 0; checkpoint && i < checkpoint_count(checkpoint); i++) {
+        const struct tensor *tensor = &checkpoint_entry(checkpoint, i)->tensor;
+        bool integers = tensor->type >= DTYPE_I8 && tensor->type <= DTYPE_BOOL; // a tokenizer's bytes, say
+        if (!integers) count += tensor_values(tensor);
+    }
     checkpoint_close(checkpoint);
     free(path);
     return count;

@@ -23,14 +23,17 @@ json_t *tokenizer_document_parse(const char *name, const char *json, size_t size
     return root;
 }
 
-// From weights that bring their tokenizer along.
+// From weights that bring their tokenizer along. A folder without any is one without a tokenizer.
 static json_t *document_of_weights(const char *path, struct error *error) {
-    struct checkpoint *checkpoint = checkpoint_open(path, error);
-    if (!checkpoint) return NULL;
+    struct error failure = {0};
+    struct checkpoint *checkpoint = checkpoint_open(path, &failure);
+    bool empty = !checkpoint && folder_exists(path) && failure.kind == ERROR_NOT_FOUND;
     json_t *document = NULL;
-    const struct gguf *gguf = checkpoint_gguf(checkpoint);
-    const struct checkpoint_entry *tekken = checkpoint_find(checkpoint, "tekken_model");
-    if (gguf)
+    const struct gguf *gguf = checkpoint ? checkpoint_gguf(checkpoint) : NULL;
+    const struct checkpoint_entry *tekken = checkpoint ? checkpoint_find(checkpoint, "tekken_model") : NULL;
+    if (!checkpoint && !empty)
+        error_set(error, failure.kind, "%s", failure.message);
+    else if (gguf)
         document = tokenizer_from_gguf(path, gguf, error);
     else if (!tekken)
         error_set(

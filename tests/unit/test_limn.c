@@ -163,16 +163,17 @@ static void wrong_folders(void **state) {
          "48 values a token (2 taps), but the transformer's joint_attention_dim is 24", LIMN_BAD_INPUT},
         {"limn.json", "{\"text_taps\": [99], \"text_length\": 48, \"system_message\": \"x\"}", "99",
          LIMN_BAD_INPUT},
-        {"transformer/config.json", NULL, "transformer/config.json", LIMN_NOT_FOUND},
         {"transformer/config.json", "{}", "x_embedder.weight", LIMN_BAD_INPUT},
         {"transformer/diffusion_pytorch_model.safetensors", NULL, "transformer", LIMN_NOT_FOUND},
         {"transformer/diffusion_pytorch_model.safetensors", "short", "diffusion_pytorch_model.safetensors",
          LIMN_BAD_INPUT},
-        {"text_encoder/config.json", NULL, "text_encoder/config.json", LIMN_NOT_FOUND},
+        {"text_encoder/config.json", NULL, "are no whole heads of 128, expected a config.json",
+         LIMN_UNSUPPORTED},
         {"text_encoder/model.safetensors", NULL, "text_encoder", LIMN_NOT_FOUND},
-        {"tokenizer/tokenizer.json", NULL, "tokenizer.json", LIMN_NOT_FOUND},
+        {"tokenizer/tokenizer.json", NULL, "tokenizer: there is no tokenizer in it, expected tokenizer.json",
+         LIMN_NOT_FOUND},
         {"tokenizer/tokenizer.json", "{}", "tokenizer.json", LIMN_BAD_INPUT},
-        {"vae/config.json", NULL, "vae/config.json", LIMN_NOT_FOUND},
+        {"vae/config.json", NULL, "expected multiples of 32, or a config.json", LIMN_UNSUPPORTED},
         {"vae/diffusion_pytorch_model.safetensors", NULL, "vae", LIMN_NOT_FOUND},
     };
     char folder[64] = "/tmp/limn-model-XXXXXX", command[128];
@@ -182,6 +183,14 @@ static void wrong_folders(void **state) {
     struct limn_model *model = limn_open(folder, NULL, &error);
     assert_ok(model, error);
     limn_close(model);
+    static const char *const spare[] = {"model_index.json",
+                                        "transformer/config.json"}; // the tensors say enough
+    for (int i = 0; i < 2; i++) {
+        link_model(folder, spare[i], NULL);
+        model = limn_open(folder, NULL, &error);
+        assert_ok(model, error);
+        limn_close(model);
+    }
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         link_model(folder, cases[i].file, cases[i].text);
         model = limn_open(folder, NULL, &error);
