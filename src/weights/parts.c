@@ -229,6 +229,17 @@ static char *scan_for(const char *folder, enum model_part part, struct error *er
     return NULL;
 }
 
+// Whether a part's own folder has anything of it: an empty one, left behind by a download say, is none.
+static bool is_filled(const char *folder) {
+    struct dirent **names;
+    int count = list(folder, weights, &names);
+    free_names(names, count);
+    char *config = count <= 0 ? part_config(folder) : NULL;
+    bool filled = count > 0 || config;
+    free(config);
+    return filled;
+}
+
 char *part_find(const char *folder, enum model_part part, struct error *error) {
     char *path;
     if (!folder_exists(folder)) {
@@ -238,7 +249,7 @@ char *part_find(const char *folder, enum model_part part, struct error *error) {
     if (!named_path(folder, part_key(part), &path, error) || path) return path;
     path = path_join(folder, part_key(part));
     if (!path) return no_memory(folder, error);
-    if (folder_exists(path)) return path;
+    if (is_filled(path)) return path;
     free(path);
     return scan_for(folder, part, error);
 }

@@ -442,6 +442,31 @@ static void weights_are_looked_for(void **state) {
     close_all();
 }
 
+// Weights in other forms than the diffusers layout are found by what they hold.
+static void weights_in_any_layout_count(void **state) {
+    char folder[64] = "/tmp/limn-catalog-XXXXXX", command[700], config[300];
+    assert_non_null(mkdtemp(folder));
+    snprintf(command, sizeof command,
+             "cd %s/tests/fixtures && cp layouts/transformer.gguf layouts/text_encoder.gguf %s && cp -r "
+             "model-b/vae %s",
+             LIMN_SOURCE_DIR, folder, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(config, sizeof config, "local: {model_folders: [/nonexistent], models: {flux.2-dev: \"%s\"}}",
+             folder);
+    open_with(config);
+    assert_string_equal(card_of("flux.2-dev")->weights.found, folder);
+    close_all();
+    snprintf(command, sizeof command, "rm %s/text_encoder.gguf", folder);
+    assert_int_equal(system(command), 0);
+    open_with(config);
+    assert_null(card_of("flux.2-dev")->weights.found);
+    assert_contains(card_of("flux.2-dev")->weights.missing,
+                    "there is no text encoder, expected text_encoder/");
+    close_all();
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
 // ------------------------------------------------------------------------------------------------------------------ JSON
 
 static const char *text_at(const json_t *object, const char *key) {
@@ -541,6 +566,7 @@ int main(void) {
         cmocka_unit_test(names_in_the_configuration_must_be_models),
         cmocka_unit_test(prices_are_the_owners),
         cmocka_unit_test(weights_are_looked_for),
+        cmocka_unit_test(weights_in_any_layout_count),
         cmocka_unit_test(model_objects),
         cmocka_unit_test(schema_objects),
     };

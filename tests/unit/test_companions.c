@@ -256,12 +256,43 @@ static void other_companions_are_left_out(void **state) {
     free(image);
 }
 
+// q, k and v of a fused matrix have their own rows' scales.
+static void scales_are_cut_with_rows(void **state) {
+    static const struct piece pieces[] = {
+        {"double_stream_modulation_img.lin.weight", "F32", "6,1", 24},
+        {"double_blocks.0.img_attn.qkv.weight", "F8_E4M3", "6,2", 12,
+         "\x30\x31\x32\x33\x34\x35\x36\x37\x38\x39\x3a\x3b"},
+        {"double_blocks.0.img_attn.qkv.weight_scale", "BF16", "6,1", 12, "@?@@@A@B@C@D"}};
+    static const char *const names[] = {"to_q", "to_k", "to_v"};
+    struct error error;
+    char *image;
+    struct layout layout;
+    struct checkpoint *checkpoint = parse_pieces(pieces, 3, NULL, &error, &image);
+    assert_true(layout_find(checkpoint, PART_TRANSFORMER, &layout));
+    assert_string_equal(layout.name, "BFL");
+    assert_ok(layout_apply(checkpoint, &layout, &error), error);
+    for (int i = 0; i < 3; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "transformer_blocks.0.attn.%s.weight", names[i]);
+        const struct tensor *tensor = &checkpoint_find(checkpoint, name)->tensor;
+        assert_int_equal(tensor->shape[0], 2);
+        assert_int_equal(tensor->scales->first_row, 2 * i);
+        for (int row = 0; row < 2; row++) {
+            uint8_t codes[2] = {(uint8_t)(0x30 + 4 * i + 2 * row), (uint8_t)(0x31 + 4 * i + 2 * row)};
+            float scale = bf16_to_f32((uint16_t)(0x3f40 + 0x100 * (2 * i + row))), decoded[2];
+            assert_true(tensor_decode_row(tensor, row, decoded));
+            for (int col = 0; col < 2; col++) assert_true(decoded[col] == f8_e4m3_to_f32(codes[col]) * scale);
+        }
+    }
+    checkpoint_close(checkpoint);
+    free(image);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_are_as_expected),
-        cmocka_unit_test(kinds_are_named),
-        cmocka_unit_test(wrong_companions_are_refused),
-        cmocka_unit_test(other_companions_are_left_out),
+        cmocka_unit_test(rows_are_as_expected),         cmocka_unit_test(kinds_are_named),
+        cmocka_unit_test(wrong_companions_are_refused), cmocka_unit_test(other_companions_are_left_out),
+        cmocka_unit_test(scales_are_cut_with_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,10 @@ static void folders_in_it_are_looked_at(void **state) {
     assert_found(PART_TRANSFORMER, "files/one.gguf");
     assert_found(PART_AUTOENCODER, "files/two.safetensors");
     assert_tokenizer("mistral/tokenizer.json");
+    assert_int_equal(mkdir(in(folder, "transformer"), 0700), 0); // empty: not the place
+    assert_found(PART_TRANSFORMER, "files/one.gguf");
+    copy_fixture("model-b/transformer/config.json", in(folder, "transformer/config.json"));
+    assert_found(PART_TRANSFORMER, "transformer");
     // A set whose shard is missing is named where nothing else is found.
     assert_int_equal(unlink(in(folder, "mistral/model-00002-of-00002.safetensors")), 0);
     assert_refused(PART_TEXT_ENCODER, ERROR_NOT_FOUND, "model-00002-of-00002.safetensors: cannot be opened");
