@@ -64,7 +64,7 @@ static bool named_path(const char *folder, const char *key, char **path, struct 
                                    key, name);
         if (done && name && !(*path = path_join(folder, name))) done = no_memory(folder, error) != NULL;
         if (done && name && !file_exists(*path) && !folder_exists(*path))
-            done = error_set_field(error, ERROR_NOT_FOUND, key, "%s: field \"%s\": there is no %s", file, key,
+            done = error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": there is no %s", file, key,
                                    *path);
     }
     if (!done) {
@@ -198,7 +198,9 @@ static char *missing(struct scan *scan) {
     const char *key = part_key(scan->part);
     if (scan->failure.kind) {
         *scan->error = (struct error){0};
-        error_set(scan->error, scan->failure.kind, "%s", scan->failure.message);
+        bool absent =
+            scan->failure.kind == ERROR_NOT_FOUND; // a shard, say: then the part is damaged, not absent
+        error_set(scan->error, absent ? ERROR_INPUT : scan->failure.kind, "%s", scan->failure.message);
         return NULL;
     }
     error_set(scan->error, ERROR_NOT_FOUND,

@@ -10,8 +10,9 @@
 
 #include "weights/layout.h"
 
-// The path of a part in fresh memory (free()). NULL with an error: none, then with the forms that it may have and with what
-// was wrong with files that were looked at; several, then with two of them and the key of limn.json that chooses.
+// The path of a part in fresh memory (free()). NULL with an error: ERROR_NOT_FOUND where there is none, with the forms that it may
+// have; else that of a file that cannot be read and may be the part, or that there are several, with two of them and the key of
+// limn.json that chooses.
 char *part_find(const char *folder, enum model_part part, struct error *error);
 
 // The path of the tokenizer: a folder or file that tokenizer_open takes.

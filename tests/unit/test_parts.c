@@ -93,10 +93,10 @@ static void folders_in_it_are_looked_at(void **state) {
     assert_found(PART_TRANSFORMER, "transformer");
     // A set whose shard is missing is named where nothing else is found.
     assert_int_equal(unlink(in(folder, "mistral/model-00002-of-00002.safetensors")), 0);
-    assert_refused(PART_TEXT_ENCODER, ERROR_NOT_FOUND, "model-00002-of-00002.safetensors: cannot be opened");
+    assert_refused(PART_TEXT_ENCODER, ERROR_INPUT, "model-00002-of-00002.safetensors: cannot be opened");
     assert_int_equal(unlink(in(folder, "mistral/model.safetensors.index.json")), 0);
     assert_refused(
-        PART_TEXT_ENCODER, ERROR_NOT_FOUND,
+        PART_TEXT_ENCODER, ERROR_INPUT,
         "model-00001-of-00002.safetensors: one of several shards, but there is no *.safetensors.index.json");
 }
 
