@@ -383,9 +383,16 @@ static void test_key_that_went(void **state) {
     struct store *store = shelf_open(shelf);
     struct error error = {0};
     bool already;
+    struct store_begin repeated = begin_of("req_00000000");
+    repeated.key_id = key.id;
+    repeated.idempotency_key = "k";
+    must_begin(store, &repeated);
+    assert_true(complete_now(store, repeated.id, 0, "{}").changed);
     struct database *database = shelf_database(shelf);
     assert_ok(key_revoke(database, key.id, 1, &key, &already, &error), error);
     database_close(database);
+    repeated.id = "req_00000009";
+    assert_int_equal(begin_now(store, &repeated).outcome, STORE_NO_KEY); // not the answer
     // The budgets are read where they are written: there a revoked key is known at once.
     struct store_begun begun = begin_with(store, "req_00000001", key.id, 0, 1);
     assert_int_equal(begun.outcome, STORE_NO_KEY);

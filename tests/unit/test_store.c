@@ -211,6 +211,51 @@ static void test_idempotency_ends(void **state) {
     assert_int_equal(begun.outcome, STORE_NEW);
 }
 
+// A kept answer may leave its pictures out: what was said of them comes back with it, and stands in the record.
+static void test_answers_without_their_pictures(void **state) {
+    struct shelf *shelf = *state;
+    struct store *store = shelf_open(shelf);
+    static const char answer[] = "{\"data\":[{\"b64_json\":\"\"},{\"b64_json\":\"\"}]}",
+                      pictures[] = "22 kaa.png\n38 kbb.png\n";
+    struct store_begin begin = begin_of("req_picture_1");
+    begin.idempotency_key = "k";
+    must_begin(store, &begin);
+    struct store_settle settle = {.id = begin.id,
+                                  .status = STORE_COMPLETED,
+                                  .http_status = 200,
+                                  .answer = answer,
+                                  .answer_size = strlen(answer),
+                                  .answer_pictures = pictures};
+    assert_true(settle_now(store, &settle).changed);
+    begin.id = "req_picture_2";
+    struct store_begun begun = begin_now(store, &begin);
+    assert_int_equal(begun.outcome, STORE_REPLAY);
+    assert_string_equal(begun.answer.body, answer);
+    assert_string_equal(begun.answer.pictures, pictures);
+    free(begun.answer.body);
+    json_t *json = get_now(store, "req_picture_1", &EVERYBODY, NULL);
+    const json_t *data = json_object_get(json_object_get(json, "answer"), "data");
+    for (size_t i = 0; i < 2; i++)
+        assert_string_equal(text_of(json_object_get(json_array_get(data, i), "b64_json"), "media"),
+                            i ? "kbb.png" : "kaa.png");
+    json_decref(json);
+}
+
+// What was done and charged is not done again though its answer is not kept.
+static void test_completed_without_an_answer(void **state) {
+    struct shelf *shelf = *state;
+    struct store *store = shelf_open(shelf);
+    struct store_begin begin = begin_of("req_nothing_1");
+    begin.idempotency_key = "k";
+    must_begin(store, &begin);
+    assert_true(complete_now(store, begin.id, 8000, NULL).changed);
+    begin.id = "req_nothing_2";
+    struct store_begun begun = begin_now(store, &begin);
+    assert_int_equal(begun.outcome, STORE_CONFLICT);
+    assert_contains(begun.message, "req_nothing_1");
+    assert_contains(begun.message, "not kept");
+}
+
 static void test_answers_of_asynchronous_requests(void **state) {
     struct shelf *shelf = *state;
     struct store *store = shelf_open(shelf);
@@ -872,6 +917,8 @@ int main(void) {
         WITH_SHELF(test_idempotency),
         WITH_SHELF(test_idempotency_of_failures),
         WITH_SHELF(test_idempotency_ends),
+        WITH_SHELF(test_answers_without_their_pictures),
+        WITH_SHELF(test_completed_without_an_answer),
         WITH_SHELF(test_answers_of_asynchronous_requests),
         WITH_SHELF(test_payloads_and_purge),
         WITH_SHELF(test_prompts_are_not_kept),
