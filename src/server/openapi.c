@@ -186,6 +186,50 @@ static void refine_refused(json_t *schema, const struct card_parameter *paramete
     json_object_set_new(schema, "enum", values);
 }
 
+// Names of the LoRAs that requests may name, of all models.
+static json_t *lora_names(const struct catalog *catalog) {
+    json_t *seen = json_object(), *names = json_array(), *name;
+    size_t index;
+    for (int i = 0; i < catalog_count(catalog); i++) {
+        json_t *model = catalog_model_json(catalog, catalog_card(catalog, i));
+        json_array_foreach(json_object_get(model, "loras"), index, name) {
+            if (json_object_get(seen, json_string_value(name))) continue;
+            json_object_set_new(seen, json_string_value(name), json_true());
+            json_array_append(names, name);
+        }
+        json_decref(model);
+    }
+    json_decref(seen);
+    return names;
+}
+
+// What the parameter lora may be here: nothing where there are none; else a name, a name with its scale, or several of these. A
+// form says one name. Returns whether anything is left to say.
+static bool refine_lora(const struct catalog *catalog, json_t *schema, bool form) {
+    json_t *names = lora_names(catalog);
+    bool any = json_array_size(names) > 0;
+    json_object_del(schema, "type");
+    if (form) {
+        json_object_set_new(schema, "enum", names);
+        return any;
+    }
+    if (any) {
+        json_t *one =
+            json_pack("{s:[{s:O}, {s:s, s:[s], s:b, s:{s:{s:O}, s:{s:[s, s], s:i, s:i}}}]}", "anyOf", "enum",
+                      names, "type", "object", "required", "name", "additionalProperties", 0, "properties",
+                      "name", "enum", names, "scale", "type", "number", "null", "minimum", -4, "maximum", 4);
+        json_object_set_new(schema, "anyOf",
+                            json_pack("[{s:s}, O, {s:s, s:i, s:O}]", "type", "null", one, "type", "array",
+                                      "maxItems", 4, "items", one));
+        json_decref(one);
+    } else {
+        json_object_set_new(schema, "type", json_pack("[s, s]", "array", "null"));
+        json_object_set_new(schema, "maxItems", json_integer(0));
+    }
+    json_decref(names);
+    return true;
+}
+
 static json_t *body_schema(const struct catalog *catalog, enum image_mode mode, bool form) {
     const struct card_parameters *list = catalog_parameters(catalog);
     json_t *schema = parameters_schema(list, mode, form), *properties = json_object_get(schema, "properties");
@@ -201,6 +245,10 @@ static json_t *body_schema(const struct catalog *catalog, enum image_mode mode, 
         if (form && list->items[i].type == PARAMETER_BOOLEAN) { // a text, which may also be a digit
             json_object_del(property, "type");
             json_object_set_new(property, "enum", json_pack("[b, b, i, i]", 1, 0, 1, 0));
+        }
+        if (!strcmp(list->items[i].name, "lora") && !refine_lora(catalog, property, form)) {
+            json_object_del(properties, "lora");
+            continue;
         }
         if (!refused_everywhere(&list->items[i])) continue;
         refine_refused(property, &list->items[i], form);

@@ -43,6 +43,21 @@ def test_document(fast):
     assert all(operation["security"] == [] for item in paths.values() for operation in item.values())  # no key is needed yet
 
 
+def lora_of(server, kind):
+    content = document(server)["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]
+    return content[kind]["schema"]["properties"].get("lora") if kind in content else None
+
+
+def test_loras_in_the_document(fast, own_server, tmp_path):
+    """It names those that there are, and nothing where there are none."""
+    none = lora_of(fast, "application/json")
+    assert (none["type"], none["maxItems"]) == (["array", "null"], 0)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    server = own_server(*FAST, config=f"loras: {{watercolour: {tmp_path}/x.safetensors, ink: {tmp_path}/x.safetensors}}\n")
+    some = lora_of(server, "application/json")["anyOf"]
+    assert some[1]["anyOf"][0]["enum"] == ["watercolour", "ink"] and some[2]["maxItems"] == 4
+
+
 def test_schemathesis(own_server, tmp_path):
     pytest.importorskip("schemathesis")
     key = make_key(tmp_path / "state", "schema", "--admin")
