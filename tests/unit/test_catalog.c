@@ -168,7 +168,8 @@ static void an_absent_model_says_how_to_get_it(void **state) {
     struct catalog_choice choice;
     struct error error;
     assert_int_equal(find("flux.2-dev-turbo", MODE_GENERATION, &choice, &error), CATALOG_NOT_INSTALLED);
-    assert_contains(error.message, "Model 'flux.2-dev-turbo' is not installed on this server. Put a folder");
+    assert_contains(error.message,
+                    "Model 'flux.2-dev-turbo' is not installed on this server. Put FLUX.2 [dev]");
     assert_string_equal(choice.card->id, "flux.2-dev-turbo");
     assert_string_equal(choice.executed, "local/flux.2-dev-turbo");
     // fal has it, but is not set up here.
