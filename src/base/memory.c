@@ -3,7 +3,9 @@
 #include "base/memory.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { PATH_MOST = 4096 };
@@ -88,6 +90,24 @@ int64_t memory_available_under(const char *root) {
     return least;
 }
 
+int64_t memory_parse(const char *text) {
+    static const char units[] = "kmgt";
+    char *end;
+    if (*text < '0' || *text > '9') return -1;
+    double bytes = strtod(text, &end);
+    while (*end == ' ') end++;
+    const char *unit = *end ? strchr(units, *end | 0x20) : NULL;
+    if (unit) {
+        const bool binary = end[1] == 'i';
+        for (const char *u = units; u <= unit; u++) bytes *= binary ? 1024 : 1000;
+        end += binary ? 2 : 1;
+    }
+    if (*end == 'B' || *end == 'b') end++;
+    return *end == 0 && bytes < 9e18 ? (int64_t)bytes : -1;
+}
+
 int64_t memory_available(void) {
-    return memory_available_under("");
+    const char *wish = getenv("LIMN_MEMORY");
+    const int64_t bytes = wish ? memory_parse(wish) : -1;
+    return bytes >= 0 ? bytes : memory_available_under("");
 }

@@ -17,6 +17,7 @@ int command_key(int count, char **arguments);
 int command_worker(int count, char **arguments);
 int command_inspect(int count, char **arguments);
 int command_convert(int count, char **arguments);
+int command_plan(int count, char **arguments);
 int command_bench(int count, char **arguments);
 int command_dump(int count, char **arguments);
 int command_tokenize(int count, char **arguments);

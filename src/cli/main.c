@@ -15,6 +15,7 @@ static const struct command commands[] = {
     {"key", "make, list and revoke API keys", command_key},
     {"inspect", "show what a weight file or a model folder holds", command_inspect},
     {"convert", "write a model in another type or form", command_convert},
+    {"plan", "show what a model takes of memory, stage by stage", command_plan},
     {"bench", "measure this machine on the model's shapes", command_bench},
     {"worker", NULL, command_worker},
     {"dump", NULL, command_dump},

@@ -280,6 +280,12 @@ size_t autoencoder_decode_bytes(const struct autoencoder *autoencoder, int width
     return walk_plan(&walk, height / scale, width / scale) + (size_t)latents * sizeof(float);
 }
 
+// The picture lies beside the walk, as f32 [height, width, 3].
+size_t autoencoder_encode_bytes(const struct autoencoder *autoencoder, int width, int height) {
+    struct walk walk = autoencoder_walk(autoencoder, false);
+    return walk_plan(&walk, height, width) + (size_t)height * (size_t)width * 3 * sizeof(float);
+}
+
 void autoencoder_to_image(const float *pixels, struct image *image) {
     const int64_t area = (int64_t)image->width * image->height;
     for (int64_t i = 0; i < area; i++)

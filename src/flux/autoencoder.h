@@ -38,8 +38,9 @@ bool autoencoder_decode(struct autoencoder *autoencoder, const float *tokens, in
                         autoencoder_progress *progress, void *context, const struct observer *observer,
                         float *pixels, struct error *error);
 
-// Bytes of workspace that a decode without tiles takes at its peak.
+// Bytes of workspace that a decode without tiles, and an encode, take at their peak; and of the weights, repacked at opening.
 size_t autoencoder_decode_bytes(const struct autoencoder *autoencoder, int width, int height);
+size_t autoencoder_encode_bytes(const struct autoencoder *autoencoder, int width, int height);
 
 // round-half-even(255 * clamp(x / 2 + 0.5, 0, 1)), as the reference pipeline makes 8-bit pictures.
 void autoencoder_to_image(const float *pixels, struct image *image);

@@ -5,6 +5,7 @@
 // DESIGN. All pictures pass the steps before the first is decoded (their latents are small), so that each part's weights are
 // needed in one stretch: when a stage begins, the file pages of the one before are given up, and the workspace is trimmed.
 // Previews are decoded between steps. Relies on pipeline_inside.h, the parts of flux.
+#include "flux/memory_plan.h"
 #include "flux/pipeline_inside.h"
 
 #include "base/clock.h"
@@ -507,7 +508,10 @@ static bool run_stages(struct run *run, struct error *error) {
 struct limn_result *pipeline_run(struct pipeline *pipeline, const struct limn_request *request,
                                  const struct observer *observer, struct error *error) {
     struct run run = {.pipeline = pipeline, .observer = observer};
+    struct memory_plan plan;
     if (!pipeline_check(pipeline, request, &run.request, error)) return NULL;
+    pipeline_plan(pipeline, &run.request, 0, &plan);
+    if (!memory_plan_check(&plan, &run.request, error)) return NULL;
     run.result = calloc(1, sizeof *run.result);
     if (!run.result) {
         error_set(error, ERROR_MEMORY, "not enough memory for the result");

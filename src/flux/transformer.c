@@ -410,3 +410,27 @@ void transformer_end(struct transformer_run *run) {
     workspace_release(run->device, run->mark);
     free(run);
 }
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+// What allocate() takes, and on top of it the most that an op takes.
+int64_t transformer_run_bytes(const struct transformer *t, enum compute compute, int text_length,
+                              int64_t tokens) {
+    const struct transformer_shape *shape = &t->shape;
+    const struct ops *ops = t->device->ops;
+    const int64_t all = text_length + tokens, hidden = shape->hidden, wide = hidden + shape->mlp_hidden;
+    const int64_t chunk = all < CHUNK_MOST ? all : CHUNK_MOST;
+    const int64_t element = (int64_t)dtype_bytes(compute_dtype(compute), 1), f32 = sizeof(float);
+    const struct attention attention = {
+        .heads = (int)shape->heads, .kv_heads = (int)shape->heads, .head_dim = (int)shape->head_dim};
+    const int64_t stays = all * hidden * f32 + 2 * text_length * hidden * f32 + 3 * all * hidden * element +
+                          chunk * (hidden + wide) * element + 3 * tokens * shape->in_channels * f32 +
+                          all * shape->head_dim * f32 + 20 * hidden * f32 + shape->timestep_width * f32;
+    const int64_t text =
+        text_length * shape->context * f32 + ops->linear_bytes(t->device, shape->context, text_length);
+    const int64_t passing = larger(larger(ops->linear_bytes(t->device, wide, chunk), text),
+                                   ops->attention_bytes(t->device, &attention, all));
+    return stays + passing + 32 * 64; // each allocation begins at a multiple of 64
+}

@@ -9,6 +9,7 @@
 #include "flux/observer.h"
 #include "flux/positions.h"
 #include "tensor/ops.h"
+#include "weights/checkpoint.h"
 
 struct transformer;
 
@@ -38,6 +39,9 @@ struct transformer *transformer_open(const char *folder, struct device *device, 
 void transformer_close(struct transformer *transformer); // NULL is fine
 const struct transformer_shape *transformer_shape(const struct transformer *transformer);
 
+// The files that the weights lie in.
+struct checkpoint_summary transformer_weights(const struct transformer *transformer);
+
 // Tells the system that the weights' file pages are not needed for now.
 void transformer_release_pages(const struct transformer *transformer);
 
@@ -50,6 +54,9 @@ struct transformer_run *transformer_begin(struct transformer *transformer, enum 
                                           int text_length, const float *prompt_embeds, int grid_count,
                                           const struct token_grid *grids, const float *references,
                                           struct error *error);
+// An upper bound of the workspace that such a run takes, in bytes; [tokens]: of all grids. Side branches take little more.
+int64_t transformer_run_bytes(const struct transformer *transformer, enum compute compute, int text_length,
+                              int64_t tokens);
 // Gives its workspace back; last begun, first ended. NULL is fine.
 void transformer_end(struct transformer_run *run);
 

@@ -359,6 +359,10 @@ const struct transformer_shape *transformer_shape(const struct transformer *t) {
     return &t->shape;
 }
 
+struct checkpoint_summary transformer_weights(const struct transformer *t) {
+    return checkpoint_summary(t->checkpoint);
+}
+
 void transformer_release_pages(const struct transformer *t) {
     checkpoint_release_pages(t->checkpoint);
 }

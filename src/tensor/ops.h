@@ -174,6 +174,11 @@ struct ops {
     void (*attention)(struct device *, const struct attention *, struct matrix q, struct matrix k,
                       struct matrix v, struct matrix out);
 
+    // Upper bounds of the workspace that the two above take for themselves, in bytes, beside their operands: linear for [rows] of x
+    // without side branches, attention for [keys] of k.
+    int64_t (*linear_bytes)(struct device *, int64_t in, int64_t rows);
+    int64_t (*attention_bytes)(struct device *, const struct attention *, int64_t keys);
+
     // y[i] = row tokens[i] of table. tokens: host array (copied before the call returns), each checked by the caller to be
     // < table->rows. y: [count, cols] f32.
     void (*embed)(struct device *, const struct weight_rows *table, const int32_t *tokens, int64_t count,

@@ -383,3 +383,29 @@ bool language_model_run(struct language_model *model, const struct language_mode
     workspace_release(model->device, mark);
     return done && device_status(model->device, error);
 }
+
+// What make_matrices() takes, and on top of it the most that an op takes.
+int64_t language_model_run_bytes(const struct language_model *model, int64_t count, enum compute compute) {
+    const struct language_model_config *config = &model->config;
+    const struct ops *ops = model->device->ops;
+    const int64_t rows = count + 1, wide = rows < WIDE_ROWS ? rows : WIDE_ROWS;
+    const int64_t element = (int64_t)dtype_bytes(compute_dtype(compute), 1), f32 = sizeof(float);
+    const int64_t queries = config->heads * config->head_dim, keys = config->kv_heads * config->head_dim;
+    const struct attention attention = {
+        .heads = (int)config->heads, .kv_heads = (int)config->kv_heads, .head_dim = (int)config->head_dim};
+    const int64_t stays = rows * config->hidden * (f32 + element) +
+                          rows * (2 * queries + 2 * keys) * element + wide * config->mlp_hidden * element +
+                          rows * config->head_dim * f32;
+    const int64_t products[] = {ops->linear_bytes(model->device, config->hidden, rows),
+                                ops->linear_bytes(model->device, queries, rows),
+                                ops->linear_bytes(model->device, config->mlp_hidden, wide),
+                                ops->attention_bytes(model->device, &attention, rows)};
+    int64_t passing = 0;
+    for (size_t i = 0; i < sizeof products / sizeof *products; i++)
+        if (products[i] > passing) passing = products[i];
+    return stays + passing + 16 * 64;
+}
+
+struct checkpoint_summary language_model_weights(const struct language_model *model) {
+    return checkpoint_summary(model->checkpoint);
+}

@@ -9,6 +9,7 @@
 #define LIMN_TEXT_LANGUAGE_MODEL_H
 
 #include "tensor/ops.h"
+#include "weights/checkpoint.h"
 
 enum language_model_kind {
     LANGUAGE_MODEL_MISTRAL,
@@ -71,6 +72,11 @@ struct language_model_input {
 // and releases workspace. False when the progress function stopped it (ERROR_CANCELLED) or an op failed.
 bool language_model_run(struct language_model *model, const struct language_model_input *input,
                         struct matrix output, struct error *error);
+
+// An upper bound of the workspace of a run with [count] tokens and a lone one, in bytes; and the files that the weights lie in,
+// of which a run reads [layers] layers.
+int64_t language_model_run_bytes(const struct language_model *model, int64_t count, enum compute compute);
+struct checkpoint_summary language_model_weights(const struct language_model *model);
 
 // Drops the file pages of the weights.
 void language_model_release_pages(struct language_model *model);

@@ -310,3 +310,13 @@ bool prompt_encoder_run(struct prompt_encoder *encoder, const char *prompt, enum
     free(list.ids);
     return done;
 }
+
+int64_t prompt_encoder_run_bytes(const struct prompt_encoder *encoder, enum compute compute) {
+    const int64_t rows = encoder->settings.length;
+    return language_model_run_bytes(encoder->model, rows, compute) +
+           (rows + 1) * prompt_encoder_width(encoder) * (int64_t)sizeof(float) + 64;
+}
+
+struct checkpoint_summary prompt_encoder_weights(const struct prompt_encoder *encoder) {
+    return language_model_weights(encoder->model);
+}

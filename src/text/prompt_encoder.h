@@ -5,6 +5,7 @@
 
 #include "tensor/ops.h"
 #include "text/tokenizer.h"
+#include "weights/checkpoint.h"
 
 enum { PROMPT_TAPS_MOST = 8 };
 
@@ -51,6 +52,10 @@ int prompt_encoder_copies(const struct prompt_encoder *encoder, int count);
 // used and released.
 bool prompt_encoder_run(struct prompt_encoder *encoder, const char *prompt, enum compute compute,
                         prompt_progress *progress, void *context, float *embeddings, struct error *error);
+
+// An upper bound of the workspace of a run, and the files that the weights lie in.
+int64_t prompt_encoder_run_bytes(const struct prompt_encoder *encoder, enum compute compute);
+struct checkpoint_summary prompt_encoder_weights(const struct prompt_encoder *encoder);
 
 // Drops the file pages of the weights.
 void prompt_encoder_release_pages(struct prompt_encoder *encoder);

@@ -514,3 +514,15 @@ bool checkpoint_slice(struct checkpoint *checkpoint, struct tensor *tensor, int6
     tensor->shape[0] = count;
     return true;
 }
+
+struct checkpoint_summary checkpoint_summary(const struct checkpoint *checkpoint) {
+    uint64_t bytes, sums[DTYPE_COUNT] = {0};
+    checkpoint_files(checkpoint, &bytes);
+    struct checkpoint_summary summary = {.name = checkpoint->name, .bytes = (int64_t)bytes};
+    for (int64_t i = 0; i < checkpoint->count; i++) {
+        const struct tensor *tensor = &checkpoint->entries[i].tensor;
+        sums[tensor->type] += tensor->bytes;
+        if (sums[tensor->type] > sums[summary.type]) summary.type = tensor->type;
+    }
+    return summary;
+}

@@ -58,6 +58,14 @@ const struct checkpoint_metadata_pair *checkpoint_metadata_pair(const struct che
 // How many files the tensors lie in, and the bytes of all of them.
 int checkpoint_files(const struct checkpoint *checkpoint, uint64_t *bytes);
 
+// What a checkpoint is, for people and plans.
+struct checkpoint_summary {
+    const char *name; // the path that it was opened by
+    int64_t bytes;    // of all files
+    enum dtype type;  // in which most of the bytes lie
+};
+struct checkpoint_summary checkpoint_summary(const struct checkpoint *checkpoint);
+
 // Finds a tensor (name by printf) and checks its rank and shape ([shape]: rank values, -1 accepts any and is filled in).
 // False with an error that names file, tensor, and both shapes. Only real-number types pass, block types and tensors with scales among them: whoever reads the
 // values looks at tensor->type and tensor->scales.

@@ -2,6 +2,7 @@
 #include "weights/parts.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 #include "weights/gguf.h"
 
 #include <dirent.h>
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JSON_MOST = 1 << 20, FILES_MOST = 1000 };
+enum { JSON_MOST = 1 << 20, FILES_MOST = 1000, MEMORY_SHARE = 8 };
 
 static const char index_suffix[] = ".safetensors.index.json";
 
@@ -41,6 +42,57 @@ static bool stays_inside(const char *path) {
     return true;
 }
 
+// One path that limn.json gives for [key], of something that is there.
+static bool inside_path(const char *folder, const char *file, const char *key, const json_t *value,
+                        char **path, struct error *error) {
+    const char *name = json_string_value(value);
+    if (!name || !stays_inside(name))
+        return error_set_field(error, ERROR_INPUT, key,
+                               "%s: field \"%s\": %s%.80s%s, expected a path inside the folder", file, key,
+                               name ? "\"" : "", name ? name : "no text", name ? "\"" : "");
+    if (!(*path = path_join(folder, name))) return no_memory(folder, error) != NULL;
+    if (file_exists(*path) || folder_exists(*path)) return true;
+    error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": there is no %s", file, key, *path);
+    free(*path);
+    *path = NULL;
+    return false;
+}
+
+// Bytes of a file of weights, or of all that lie in a folder.
+static int64_t weight_bytes(const char *path) {
+    struct checkpoint *checkpoint = checkpoint_open(path, NULL);
+    const int64_t bytes = checkpoint ? checkpoint_summary(checkpoint).bytes : INT64_MAX;
+    checkpoint_close(checkpoint);
+    return bytes;
+}
+
+// Of several forms of one part, finest first, the first that stays in memory beside MEMORY_SHARE for the rest, else the smallest.
+static bool choose_path(const char *folder, const char *file, const char *key, const json_t *forms,
+                        char **path, struct error *error) {
+    const int64_t available = memory_available(), most = available - available / MEMORY_SHARE;
+    int64_t smallest = INT64_MAX;
+    size_t index;
+    json_t *form;
+    if (json_array_size(forms) == 0)
+        return error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": no paths, expected at least one",
+                               file, key);
+    json_array_foreach((json_t *)forms, index, form) {
+        char *candidate;
+        if (!inside_path(folder, file, key, form, &candidate, error)) return false;
+        const int64_t bytes = weight_bytes(candidate);
+        const bool fits = bytes <= most;
+        if (!*path || fits || bytes < smallest) {
+            free(*path);
+            *path = candidate;
+            smallest = bytes;
+        } else {
+            free(candidate);
+        }
+        if (fits) break;
+    }
+    return true;
+}
+
 // What limn.json says of [key]: false with an error; *path NULL where it says nothing.
 static bool named_path(const char *folder, const char *key, char **path, struct error *error) {
     char *file = path_join(folder, "limn.json");
@@ -54,18 +106,13 @@ static bool named_path(const char *folder, const char *key, char **path, struct 
     if (!json) {
         done = !file_exists(file);
     } else {
-        const char *name = NULL;
-        done = json_is_object(json)
-                   ? json_get_string((struct json_place){json, file}, key, JSON_OPTIONAL, &name, error)
-                   : error_set(error, ERROR_INPUT, "%s: expected an object", file);
-        if (done && name && !stays_inside(name))
-            done = error_set_field(error, ERROR_INPUT, key,
-                                   "%s: field \"%s\": \"%.80s\", expected a path inside the folder", file,
-                                   key, name);
-        if (done && name && !(*path = path_join(folder, name))) done = no_memory(folder, error) != NULL;
-        if (done && name && !file_exists(*path) && !folder_exists(*path))
-            done = error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": there is no %s", file, key,
-                                   *path);
+        const json_t *value = json_is_object(json) ? json_object_get(json, key) : NULL;
+        if (!json_is_object(json))
+            done = error_set(error, ERROR_INPUT, "%s: expected an object", file);
+        else if (json_is_array(value))
+            done = choose_path(folder, file, key, value, path, error);
+        else if (value && !json_is_null(value))
+            done = inside_path(folder, file, key, value, path, error);
     }
     if (!done) {
         free(*path);

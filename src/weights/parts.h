@@ -1,7 +1,8 @@
 // Where the parts of a model lie in its folder. Relies on layout.h, base.
 //
 // Each part is, in this order:
-//   1. what limn.json names: {"transformer": ..., "text_encoder": ..., "vae": ..., "tokenizer": ...}, paths inside the folder
+//   1. what limn.json names: {"transformer": ..., "text_encoder": ..., "vae": ..., "tokenizer": ...}, paths inside the folder; an
+//      array of paths are forms of one part, finest first, of which the first is taken that stays in memory
 //   2. the folder that diffusers gives it, where it holds weights or a config.json: transformer/, text_encoder/, vae/; tokenizer/
 //   3. the only weight file, set of shards or folder of weights, in the folder or in a folder of it, whose tensors are that
 //      part's. For the tokenizer: tokenizer.json or tekken.json in the folder, else what comes with the text encoder.

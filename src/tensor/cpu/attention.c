@@ -388,3 +388,14 @@ void cpu_attention(struct device *device, const struct attention *attention, str
     }
     workspace_release(device, mark);
 }
+
+// As many heads' keys and values as fit into GROUP_BYTES, at least one head's.
+int64_t cpu_attention_bytes(struct device *device, const struct attention *attention, int64_t keys) {
+    (void)device;
+    const int64_t depth = gemm_depth(attention->head_dim);
+    const int64_t columns = (attention->head_dim + GEMM_LANES - 1) / GEMM_LANES * GEMM_LANES;
+    const int64_t head = gemm_depth(keys) * (depth + columns) * (int64_t)sizeof(float);
+    const int64_t all = head * attention->kv_heads;
+    const int64_t most = all < GROUP_BYTES ? all : GROUP_BYTES;
+    return (head > most ? head : most) + 128;
+}

@@ -58,6 +58,8 @@ void cpu_linear(struct device *, const struct linear *, struct matrix x, const s
                 struct matrix y);
 void cpu_attention(struct device *, const struct attention *, struct matrix q, struct matrix k,
                    struct matrix v, struct matrix out);
+int64_t cpu_linear_bytes(struct device *, int64_t in, int64_t rows);
+int64_t cpu_attention_bytes(struct device *, const struct attention *, int64_t keys);
 
 void cpu_layer_norm_modulate(struct device *, struct matrix x, float eps, const struct modulation *,
                              int count, struct matrix y);

@@ -306,3 +306,10 @@ void cpu_linear(struct device *device, const struct linear *linear, struct matri
         multiply(device, job);
     workspace_release(device, mark);
 }
+
+// Rows in whole groups, in the widest element there is.
+int64_t cpu_linear_bytes(struct device *device, int64_t in, int64_t rows) {
+    (void)device;
+    const int64_t groups = (rows + LINEAR_GROUP - 1) / LINEAR_GROUP;
+    return groups * LINEAR_GROUP * gemm_depth(in) * (int64_t)sizeof(float) + 64;
+}
