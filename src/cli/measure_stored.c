@@ -1,12 +1,12 @@
 // Timing products with weights of every stored type, beside those with bf16 weights. Relies on measure.h,
-// tensor/cpu/probe.h, clock.h.
+// clock.h.
 #include "cli/measure.h"
 
 #include "base/clock.h"
-#include "tensor/cpu/probe.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     IN = 3072,
@@ -40,7 +40,7 @@ static struct weight_rows weights_of(struct measure *measure, enum dtype type, i
                                              : (size_t)(rows * cols / 64) * sizeof(float);
     const bool beside = type == DTYPE_NVFP4 || type == DTYPE_NF4;
     if (beside) scales->blocks = filled(measure, bytes);
-    return (struct weight_rows){.data = filled(measure, row_bytes * (size_t)rows),
+    return (struct weight_rows){.data = filled(measure, row_bytes * (size_t)rows + 64),
                                 .type = type,
                                 .rows = rows,
                                 .row_bytes = row_bytes,
@@ -94,11 +94,35 @@ static void measure_tokens(struct measure *measure, enum dtype type, int64_t tok
     workspace_release(device, mark);
 }
 
-// One row: bytes of stored weights a second, in turn with the reading probe.
+struct reading {
+    const uint64_t *words;
+    int64_t count; // of each task
+    uint64_t sums[256];
+};
+
+static void read_task(void *context, int64_t index, int worker) {
+    struct reading *reading = context;
+    const uint64_t *words = reading->words + index * reading->count;
+    uint64_t sums[8] = {0};
+    for (int64_t i = 0; i + 8 <= reading->count; i += 8)
+        for (int j = 0; j < 8; j++) sums[j] += words[i + j];
+    for (int j = 0; j < 8; j++) reading->sums[index] += sums[j];
+}
+
+// Seconds of processor time of all threads together.
+static double processor_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// One row: bytes of stored weights a second of processor time and thread, in turn with a loop that only reads the same bytes.
+// Processor time, because a task that waits for its turn on a busy machine would count as one that waits for memory.
 static void measure_single(struct measure *measure, enum dtype type) {
+    enum { TASKS = 256 };
     struct device *device = measure->device;
-    const size_t mark = workspace_mark(device);
-    const int64_t out = (int64_t)(SINGLE_BYTES / dtype_bytes(type, IN));
+    const size_t mark = workspace_mark(device), row_bytes = dtype_bytes(type, IN);
+    const int64_t out = (int64_t)(SINGLE_BYTES / row_bytes);
     struct tensor_scales scales;
     const struct linear linear = {.in = IN,
                                   .out = out,
@@ -108,17 +132,25 @@ static void measure_single(struct measure *measure, enum dtype type) {
     struct matrix x = workspace_matrix(device, DTYPE_BF16, 1, IN),
                   y = workspace_matrix(device, DTYPE_F32, 1, out);
     double rates[MEASURE_ROUNDS_MOST], shares[MEASURE_ROUNDS_MOST];
-    if (x.data && y.data) memset(x.data, 0x3f, IN * 2);
+    if (!x.data || !y.data) return;
+    memset(x.data, 0x3f, IN * 2);
+    struct reading reading = {.words = linear.parts[0].data,
+                              .count = (int64_t)(row_bytes * (size_t)out / 8 / TASKS)};
     for (int round = -1; round < measure->rounds; round++) {
-        const double rate = (double)dtype_bytes(type, IN) * (double)out / seconds_of(measure, &linear, x, y);
-        const double reading = round >= 0 ? probe_reading(device, 0.05) : 1;
-        if (round >= 0) rates[round] = rate, shares[round] = rate / reading;
+        const double start = processor_seconds();
+        seconds_of(measure, &linear, x, y);
+        const double middle = processor_seconds();
+        pool_for(device->pool, TASKS, read_task, &reading);
+        const double end = processor_seconds();
+        if (round < 0) continue;
+        rates[round] = (double)row_bytes * (double)out / (middle - start);
+        shares[round] = rates[round] * (end - middle) / ((double)reading.count * 8 * TASKS);
     }
     char name[96];
     snprintf(name, sizeof name, "%s weights, 1 token, %d -> %lld", dtype_info(type)->name, IN,
              (long long)out);
     const double share = measure_median(shares, measure->rounds);
-    printf("%-52s %10.1f GB/s of weights, %.0f %% of reading\n", name,
+    printf("%-52s %10.1f GB/s of weights a thread, %.0f %% of reading\n", name,
            measure_median(rates, measure->rounds) * 1e-9, 100 * share);
     fflush(stdout);
     workspace_release(device, mark);
