@@ -82,26 +82,23 @@ ALWAYS void k_scales_together(const uint8_t *block, float (*to)[16]) {
 }
 
 // A table holds the values of two groups.
-ALWAYS void table_q4_k(const uint8_t *block, struct out out, int at) {
+ALWAYS void table_q4_k(const uint8_t *block, const float *ab, struct out out, int at) {
     const __m512i low = _mm512_set1_epi16(15), second = _mm512_set1_epi16(16);
-    float ab[16];
-    k_scales_together(block, &ab);
 #pragma GCC unroll 4
     for (int g = 0; g < 8; g += 2, at += 64) {
         const __m512 values = _mm512_fmadd_ps(count_up(), _mm512_set1_ps(ab[g]), _mm512_set1_ps(ab[g + 8]));
         const __m512 more = _mm512_fmadd_ps(count_up(), _mm512_set1_ps(ab[g + 1]), _mm512_set1_ps(ab[g + 9]));
-        const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(more, values), words = words_at(block + 16 + 16 * g);
+        const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(more, values),
+                      words = words_at(block + 16 + 16 * g);
         put_words(out, at, look_up(table, _mm512_and_si512(words, low)));
         put_words(out, at + 32, look_up(table, _mm512_or_si512(_mm512_srli_epi16(words, 4), second)));
     }
 }
 
 // Tables of the 32 codes of a group; the fifth bit of a code is brought from bit g of the group's words to bit 4.
-ALWAYS void table_q5_k(const uint8_t *block, struct out out, int at) {
+ALWAYS void table_q5_k(const uint8_t *block, const float *ab, struct out out, int at) {
     const __m512i high = words_at(block + 16), fifth = _mm512_set1_epi16(16);
     const __m512 low_codes = count_up(), high_codes = _mm512_add_ps(low_codes, _mm512_set1_ps(16));
-    float ab[16];
-    k_scales_together(block, &ab);
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
         const __m512 by = _mm512_set1_ps(ab[g]), less = _mm512_set1_ps(ab[g + 8]);
@@ -227,12 +224,6 @@ ALWAYS void table_nvfp4(const uint8_t *bytes, float a0, float a1, struct out out
 
 ALWAYS void table_block(const enum dtype type, const uint8_t *block, struct out out, int at) {
     switch (type) {
-    case DTYPE_Q4_K:
-        table_q4_k(block, out, at);
-        return;
-    case DTYPE_Q5_K:
-        table_q5_k(block, out, at);
-        return;
     case DTYPE_Q2_K:
         table_q2_k(block, out, at);
         return;
@@ -281,10 +272,30 @@ ALWAYS int64_t unpack_nf4_row(const struct stored_row *row, int64_t at, int64_t 
     return done;
 }
 
+// Q4_K and Q5_K. A block's scales are worked out while the one before is decoded: what was just written to memory takes
+// long to be read again.
+ALWAYS int64_t unpack_k_blocks(const enum dtype type, const int bytes, const uint8_t *from, int64_t count,
+                               struct out out) {
+    float scales[2][16];
+    int64_t done = 0;
+    if (count >= 256) k_scales_together(from, &scales[0]);
+    for (int i = 0; done + 256 <= count; i ^= 1, done += 256, from += bytes, out = advanced(out, 256)) {
+        if (done + 512 <= count) k_scales_together(from + bytes, &scales[i ^ 1]);
+        if (type == DTYPE_Q4_K)
+            table_q4_k(from, scales[i], out, 0);
+        else
+            table_q5_k(from, scales[i], out, 0);
+    }
+    return done;
+}
+
 ALWAYS int64_t unpack_row(const struct stored_row *row, int64_t at, int64_t count, struct out out) {
     if (row->type == DTYPE_NVFP4) return unpack_nvfp4_row(row, at, count, out);
     if (row->type == DTYPE_NF4) return unpack_nf4_row(row, at, count, out);
-    return unpack_own(row->type, (const char *)row->data + dtype_bytes(row->type, at), count, out);
+    const uint8_t *from = (const uint8_t *)row->data + dtype_bytes(row->type, at);
+    if (row->type == DTYPE_Q4_K) return unpack_k_blocks(DTYPE_Q4_K, 144, from, count, out);
+    if (row->type == DTYPE_Q5_K) return unpack_k_blocks(DTYPE_Q5_K, 176, from, count, out);
+    return unpack_own(row->type, from, count, out);
 }
 
 #endif

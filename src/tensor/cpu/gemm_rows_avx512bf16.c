@@ -52,9 +52,9 @@ static float stretch_product(const struct stored_row *row, int64_t at, int64_t c
 // x as bf16, which it mostly is already, padded with zeros to a multiple of STEP.
 static void narrow_x(const float *x, int64_t count, uint16_t *to) {
     for (int64_t i = 0; i < count; i += STEP)
-        _mm512_storeu_si512(
-            to + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(lanes_left(count - i - 16), x + i + 16),
-                                                 _mm512_maskz_loadu_ps(lanes_left(count - i), x + i)));
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(
+                                        _mm512_maskz_loadu_ps(lanes_left(count - i - 16), x + i + 16),
+                                        _mm512_maskz_loadu_ps(lanes_left(count - i), x + i)));
 }
 
 // Row after row, so that memory is read as it lies.
