@@ -1,8 +1,5 @@
-// Timing products with weights of every stored type, beside those with bf16 weights. Relies on measure.h,
-// clock.h.
+// Timing products with weights of every stored type, beside those with bf16 weights. Relies on measure.h; POSIX.
 #include "cli/measure.h"
-
-#include "base/clock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -47,12 +44,20 @@ static struct weight_rows weights_of(struct measure *measure, enum dtype type, i
                                 .blocks = beside ? scales : NULL};
 }
 
+// Seconds of processor time of all threads together: what waits for its turn on a busy machine does not count.
+static double processor_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// Processor seconds a thread of one product.
 static double seconds_of(struct measure *measure, const struct linear *linear, struct matrix x,
                          struct matrix y) {
     const struct epilogue epilogue = {.kind = EPILOGUE_STORE};
-    const double start = clock_seconds();
+    const double start = processor_seconds();
     measure->device->ops->linear(measure->device, linear, x, &epilogue, y);
-    return clock_seconds() - start;
+    return (processor_seconds() - start) / pool_threads(measure->device->pool);
 }
 
 static const float codebook[16] = {-1,   -0.7f, -0.5f, -0.4f, -0.3f, -0.2f, -0.1f, 0,
@@ -87,9 +92,7 @@ static void measure_tokens(struct measure *measure, enum dtype type, int64_t tok
              (long long)tokens, IN, OUT);
     const double ratio = measure_median(ratios, measure->rounds),
                  middle = measure_median(seconds[1], measure->rounds);
-    printf("%-52s %10.3f ms %8.1f GFLOP/s %6.1f %%, %.2f times bf16's\n", name, middle * 1e3,
-           2.0 * (double)(tokens * IN) * OUT / middle * 1e-9,
-           200.0 * (double)(tokens * IN) * OUT / middle / measure->ceiling, ratio);
+    printf("%-52s %10.3f ms a thread, %.2f times bf16's rate\n", name, middle * 1e3, ratio);
     fflush(stdout);
     workspace_release(device, mark);
 }
@@ -109,15 +112,7 @@ static void read_task(void *context, int64_t index, int worker) {
     for (int j = 0; j < 8; j++) reading->sums[index] += sums[j];
 }
 
-// Seconds of processor time of all threads together.
-static double processor_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-// One row: bytes of stored weights a second of processor time and thread, in turn with a loop that only reads the same bytes.
-// Processor time, because a task that waits for its turn on a busy machine would count as one that waits for memory.
+// One row: bytes of stored weights a second and thread, in turn with a loop that only reads the same bytes.
 static void measure_single(struct measure *measure, enum dtype type) {
     enum { TASKS = 256 };
     struct device *device = measure->device;
@@ -137,14 +132,13 @@ static void measure_single(struct measure *measure, enum dtype type) {
     struct reading reading = {.words = linear.parts[0].data,
                               .count = (int64_t)(row_bytes * (size_t)out / 8 / TASKS)};
     for (int round = -1; round < measure->rounds; round++) {
-        const double start = processor_seconds();
-        seconds_of(measure, &linear, x, y);
-        const double middle = processor_seconds();
+        const int threads = pool_threads(device->pool);
+        const double took = seconds_of(measure, &linear, x, y), start = processor_seconds();
         pool_for(device->pool, TASKS, read_task, &reading);
-        const double end = processor_seconds();
+        const double read = (processor_seconds() - start) / threads;
         if (round < 0) continue;
-        rates[round] = (double)row_bytes * (double)out / (middle - start);
-        shares[round] = rates[round] * (end - middle) / ((double)reading.count * 8 * TASKS);
+        rates[round] = (double)row_bytes * (double)out / took / threads;
+        shares[round] = (double)row_bytes * (double)out / took * read / ((double)reading.count * 8 * TASKS);
     }
     char name[96];
     snprintf(name, sizeof name, "%s weights, 1 token, %d -> %lld", dtype_info(type)->name, IN,
