@@ -35,7 +35,7 @@ void *measure_values(struct measure *measure, int64_t count, float size);
 void measure_linear(struct measure *measure, int64_t tokens, int64_t in, int64_t out,
                     enum epilogue_kind kind);
 // Products with weights of every stored type, in bf16 compute: [tokens] tokens beside the product with bf16 weights, and one
-// row beside the reading probe, each pair in turn. quick: the four types that matter most.
+// row beside a loop that only reads, each pair in turn. quick: the four types that matter most.
 void measure_stored(struct measure *measure, int64_t tokens, bool quick);
 void measure_attention(struct measure *measure, int64_t queries, int64_t keys, int heads, int kv_heads,
                        int head_dim, bool causal);

@@ -1,12 +1,9 @@
-// Timing products with weights of every stored type, beside those with bf16 weights. Relies on measure.h,
-// tensor/cpu/probe.h, clock.h.
+// Timing products with weights of every stored type, beside those with bf16 weights. Relies on measure.h; POSIX.
 #include "cli/measure.h"
-
-#include "base/clock.h"
-#include "tensor/cpu/probe.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     IN = 3072,
@@ -40,19 +37,27 @@ static struct weight_rows weights_of(struct measure *measure, enum dtype type, i
                                              : (size_t)(rows * cols / 64) * sizeof(float);
     const bool beside = type == DTYPE_NVFP4 || type == DTYPE_NF4;
     if (beside) scales->blocks = filled(measure, bytes);
-    return (struct weight_rows){.data = filled(measure, row_bytes * (size_t)rows),
+    return (struct weight_rows){.data = filled(measure, row_bytes * (size_t)rows + 64),
                                 .type = type,
                                 .rows = rows,
                                 .row_bytes = row_bytes,
                                 .blocks = beside ? scales : NULL};
 }
 
+// Seconds of processor time of all threads together: what waits for its turn on a busy machine does not count.
+static double processor_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// Processor seconds a thread of one product.
 static double seconds_of(struct measure *measure, const struct linear *linear, struct matrix x,
                          struct matrix y) {
     const struct epilogue epilogue = {.kind = EPILOGUE_STORE};
-    const double start = clock_seconds();
+    const double start = processor_seconds();
     measure->device->ops->linear(measure->device, linear, x, &epilogue, y);
-    return clock_seconds() - start;
+    return (processor_seconds() - start) / pool_threads(measure->device->pool);
 }
 
 static const float codebook[16] = {-1,   -0.7f, -0.5f, -0.4f, -0.3f, -0.2f, -0.1f, 0,
@@ -87,18 +92,32 @@ static void measure_tokens(struct measure *measure, enum dtype type, int64_t tok
              (long long)tokens, IN, OUT);
     const double ratio = measure_median(ratios, measure->rounds),
                  middle = measure_median(seconds[1], measure->rounds);
-    printf("%-52s %10.3f ms %8.1f GFLOP/s %6.1f %%, %.2f times bf16's\n", name, middle * 1e3,
-           2.0 * (double)(tokens * IN) * OUT / middle * 1e-9,
-           200.0 * (double)(tokens * IN) * OUT / middle / measure->ceiling, ratio);
+    printf("%-52s %10.3f ms a thread, %.2f times bf16's rate\n", name, middle * 1e3, ratio);
     fflush(stdout);
     workspace_release(device, mark);
 }
 
-// One row: bytes of stored weights a second, in turn with the reading probe.
+struct reading {
+    const uint64_t *words;
+    int64_t count; // of each task
+    uint64_t sums[256];
+};
+
+static void read_task(void *context, int64_t index, int worker) {
+    struct reading *reading = context;
+    const uint64_t *words = reading->words + index * reading->count;
+    uint64_t sums[8] = {0};
+    for (int64_t i = 0; i + 8 <= reading->count; i += 8)
+        for (int j = 0; j < 8; j++) sums[j] += words[i + j];
+    for (int j = 0; j < 8; j++) reading->sums[index] += sums[j];
+}
+
+// One row: bytes of stored weights a second and thread, in turn with a loop that only reads the same bytes.
 static void measure_single(struct measure *measure, enum dtype type) {
+    enum { TASKS = 256 };
     struct device *device = measure->device;
-    const size_t mark = workspace_mark(device);
-    const int64_t out = (int64_t)(SINGLE_BYTES / dtype_bytes(type, IN));
+    const size_t mark = workspace_mark(device), row_bytes = dtype_bytes(type, IN);
+    const int64_t out = (int64_t)(SINGLE_BYTES / row_bytes);
     struct tensor_scales scales;
     const struct linear linear = {.in = IN,
                                   .out = out,
@@ -108,17 +127,24 @@ static void measure_single(struct measure *measure, enum dtype type) {
     struct matrix x = workspace_matrix(device, DTYPE_BF16, 1, IN),
                   y = workspace_matrix(device, DTYPE_F32, 1, out);
     double rates[MEASURE_ROUNDS_MOST], shares[MEASURE_ROUNDS_MOST];
-    if (x.data && y.data) memset(x.data, 0x3f, IN * 2);
+    if (!x.data || !y.data) return;
+    memset(x.data, 0x3f, IN * 2);
+    struct reading reading = {.words = linear.parts[0].data,
+                              .count = (int64_t)(row_bytes * (size_t)out / 8 / TASKS)};
     for (int round = -1; round < measure->rounds; round++) {
-        const double rate = (double)dtype_bytes(type, IN) * (double)out / seconds_of(measure, &linear, x, y);
-        const double reading = round >= 0 ? probe_reading(device, 0.05) : 1;
-        if (round >= 0) rates[round] = rate, shares[round] = rate / reading;
+        const int threads = pool_threads(device->pool);
+        const double took = seconds_of(measure, &linear, x, y), start = processor_seconds();
+        pool_for(device->pool, TASKS, read_task, &reading);
+        const double read = (processor_seconds() - start) / threads;
+        if (round < 0) continue;
+        rates[round] = (double)row_bytes * (double)out / took / threads;
+        shares[round] = (double)row_bytes * (double)out / took * read / ((double)reading.count * 8 * TASKS);
     }
     char name[96];
     snprintf(name, sizeof name, "%s weights, 1 token, %d -> %lld", dtype_info(type)->name, IN,
              (long long)out);
     const double share = measure_median(shares, measure->rounds);
-    printf("%-52s %10.1f GB/s of weights, %.0f %% of reading\n", name,
+    printf("%-52s %10.1f GB/s of weights a thread, %.0f %% of reading\n", name,
            measure_median(rates, measure->rounds) * 1e-9, 100 * share);
     fflush(stdout);
     workspace_release(device, mark);

@@ -4,7 +4,7 @@
 #include "tensor/device.h"
 #include "tensor/ops.h"
 
-#include "unit.h"
+#include "stored_helper.h"
 
 #include <math.h>
 
@@ -255,11 +255,66 @@ static void test_bad_weights(void **state) {
     pool_close(pool);
 }
 
+// A 1x1 convolution of a map of one pixel, [out] values to [to].
+static void convolve(struct device *device, const struct tensor *weights, float *x, float *to) {
+    const int64_t in = weights->shape[1], out = weights->shape[0];
+    struct conv conv = {.in = in, .out = out, .kernel = 1, .stride = 1};
+    struct feature_map from = {x, DTYPE_F32, 1, 1, 1, in}, y = {to, DTYPE_F32, 1, 1, 1, out};
+    struct error error = {0};
+    assert_ok(device->ops->conv_pack(device, &conv, weights, &error), error);
+    device->ops->conv2d(device, &conv, &from, NULL, NULL, &y);
+    assert_ok(device_status(device, &error), error);
+    device_free(device, conv.packed);
+}
+
+// Weights of any stored type, with scales of rows, give what their decoded values give; half a block is refused.
+static void test_stored_weights(void **state) {
+    enum { OUT = 20, IN = 256 };
+    struct error error = {0};
+    struct pool *pool = pool_open(2, &error);
+    struct device *device = device_open_cpu(&(struct device_options){pool, NULL, (size_t)1 << 28}, &error);
+    assert_ok(device, error);
+    for (int kind = 0; kind < STORED_TYPES; kind++) {
+        struct random random = {(uint64_t)kind};
+        struct stored_weights stored = stored_make(&random, kind, OUT, IN, 3, 1, false);
+        float scales[OUT], x[IN], y[OUT], wanted[OUT];
+        for (int i = 0; i < OUT; i++) scales[i] = random_uniform(&random);
+        for (int i = 0; i < IN; i++) x[i] = random_uniform(&random);
+        stored.scales.rows = scales;
+        stored.scales.row_stride = 1;
+        stored.has_scales = true;
+        stored_values(&stored);
+        const struct tensor whole = {stored.type,   4, {OUT, IN, 1, 1}, stored.data, OUT * stored.row_bytes,
+                                     &stored.scales};
+        const struct tensor plain = {DTYPE_F32, 4, {OUT, IN, 1, 1}, stored.values, sizeof(float) * OUT * IN,
+                                     NULL};
+        convolve(device, &whole, x, y);
+        convolve(device, &plain, x, wanted);
+        assert_memory_equal(y, wanted, sizeof y);
+        const struct tensor halves = {stored.type, 4, {OUT, 15, 1, 1}, stored.data, 0, &stored.scales};
+        struct conv conv = {.in = 15, .out = OUT, .kernel = 1, .stride = 1};
+        struct error failure = {0};
+        if (stored_step(stored.type) > 1) {
+            assert_false(device->ops->conv_pack(device, &conv, &halves, &failure));
+            assert_int_equal(failure.kind, ERROR_INPUT);
+        }
+        stored_drop(&stored);
+    }
+    const struct tensor integers = {DTYPE_I32, 4, {1, 1, 1, 1}, &error, 4, NULL};
+    struct conv conv = {.in = 1, .out = 1, .kernel = 1, .stride = 1};
+    struct error failure = {0};
+    assert_false(device->ops->conv_pack(device, &conv, &integers, &failure));
+    assert_int_equal(failure.kind, ERROR_INPUT);
+    device_close(device);
+    pool_close(pool);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_bad_weights),
+        cmocka_unit_test(test_stored_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

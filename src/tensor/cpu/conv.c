@@ -110,9 +110,7 @@ static void pack_task(void *context, int64_t panel, int worker) {
     for (int lane = 0; lane < GEMM_LANES; lane++) {
         const int64_t out = panel * GEMM_LANES + lane;
         if (out >= conv->out) continue; // packed memory is zero already
-        dtype_decode(job->weights->type,
-                     (const char *)job->weights->data + dtype_bytes(job->weights->type, out * values), w,
-                     values);
+        tensor_decode_row(job->weights, out, w);
         float magnitude = 0;
         for (int64_t i = 0; i < values; i++) magnitude += fabsf(w[i]) * 1e-9f;
         if (!isfinite(magnitude)) atomic_store(&job->bad, true);
@@ -137,6 +135,14 @@ bool cpu_conv_pack(struct device *device, struct conv *conv, const struct tensor
     assert(!conv->upsample2 || (conv->kernel == 3 && conv->stride == 1 && conv->padding == CONV_SAME));
     assert(conv->stride == 1 || (conv->kernel == 3 && conv->padding == CONV_RIGHT_BOTTOM));
     assert(dtype_bytes(DTYPE_F32, conv->in * 9) <= CPU_SCRATCH_BYTES);
+    const int64_t weights_a_row = conv->in * conv->kernel * conv->kernel;
+    float none;
+    const struct stored_row row = tensor_row(weights, 0);
+    if (weights_a_row % stored_step(weights->type) || !stored_decode(&row, 0, 0, &none))
+        return error_set(error, ERROR_INPUT,
+                         "weights of a convolution are %s, %lld for an output: expected %s",
+                         dtype_info(weights->type)->name, (long long)weights_a_row,
+                         stored_step(weights->type) > 1 ? "whole blocks" : "real numbers");
     struct pack_job job = {device, conv, weights, layout_of(device, conv), false};
     const int64_t values = job.layout.phases * job.layout.panels * job.layout.panel_values;
     conv->packed = device_alloc(device, dtype_bytes(job.layout.element, values), error);

@@ -35,11 +35,6 @@ ALWAYS __m512 iq4_values(void) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16((const uint8_t *)block_iq4_codes)));
 }
 
-// a * code + b for the 16 codes.
-ALWAYS __m512i affine_table(float a, float b) {
-    return pair_table(_mm512_fmadd_ps(count_up(), _mm512_set1_ps(a), _mm512_set1_ps(b)));
-}
-
 // 32 bytes as words.
 ALWAYS __m512i words_at(const uint8_t *from) {
     return _mm512_cvtepu8_epi16(load_32(from));
@@ -76,26 +71,37 @@ ALWAYS __m512i masked_or(__m512i a, __m512i mask, __m512i b) {
 
 // ------------------------------------------------------------------------------------------------- blocks by tables
 
-ALWAYS void table_q4_k(const uint8_t *block, struct out out, int at) {
-    float a[8], b[8];
-    k_scales(block, &a, &b);
+// As k_scales, d times the scales and behind them -m times the minima.
+ALWAYS void k_scales_together(const uint8_t *block, float (*to)[16]) {
+    const __m128i head = load_16(block);
+    const __m512i places = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1);
+    const __m512 d_m = _mm512_permutexvar_ps(places, _mm512_castps128_ps512(_mm_cvtph_ps(head)));
+    const __m512 signs = _mm512_insertf32x8(_mm512_setzero_ps(), _mm256_set1_ps(-0.0f), 1);
+    _mm512_storeu_ps(*to, _mm512_mul_ps(sixteen(k_scale_bytes(head)), _mm512_xor_ps(d_m, signs)));
+    IN_MEMORY(to);
+}
+
+// A table holds the values of two groups.
+ALWAYS void table_q4_k(const uint8_t *block, const float *ab, struct out out, int at) {
+    const __m512i low = _mm512_set1_epi16(15), second = _mm512_set1_epi16(16);
 #pragma GCC unroll 4
     for (int g = 0; g < 8; g += 2, at += 64) {
-        const __m512i words = words_at(block + 16 + 16 * g);
-        put_words(out, at, look_up(affine_table(a[g], b[g]), words));
-        put_words(out, at + 32, look_up(affine_table(a[g + 1], b[g + 1]), _mm512_srli_epi16(words, 4)));
+        const __m512 values = _mm512_fmadd_ps(count_up(), _mm512_set1_ps(ab[g]), _mm512_set1_ps(ab[g + 8]));
+        const __m512 more = _mm512_fmadd_ps(count_up(), _mm512_set1_ps(ab[g + 1]), _mm512_set1_ps(ab[g + 9]));
+        const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(more, values),
+                      words = words_at(block + 16 + 16 * g);
+        put_words(out, at, look_up(table, _mm512_and_si512(words, low)));
+        put_words(out, at + 32, look_up(table, _mm512_or_si512(_mm512_srli_epi16(words, 4), second)));
     }
 }
 
 // Tables of the 32 codes of a group; the fifth bit of a code is brought from bit g of the group's words to bit 4.
-ALWAYS void table_q5_k(const uint8_t *block, struct out out, int at) {
+ALWAYS void table_q5_k(const uint8_t *block, const float *ab, struct out out, int at) {
     const __m512i high = words_at(block + 16), fifth = _mm512_set1_epi16(16);
     const __m512 low_codes = count_up(), high_codes = _mm512_add_ps(low_codes, _mm512_set1_ps(16));
-    float a[8], b[8];
-    k_scales(block, &a, &b);
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
-        const __m512 by = _mm512_set1_ps(a[g]), less = _mm512_set1_ps(b[g]);
+        const __m512 by = _mm512_set1_ps(ab[g]), less = _mm512_set1_ps(ab[g + 8]);
         const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(_mm512_fmadd_ps(high_codes, by, less),
                                                            _mm512_fmadd_ps(low_codes, by, less));
         const __m512i words = _mm512_srli_epi16(words_at(block + 48 + 32 * (g / 2)), 4 * (g % 2));
@@ -173,17 +179,20 @@ ALWAYS void table_iq4_xs(const uint8_t *block, struct out out, int at) {
     }
 }
 
-// The types of 16 values a block.
+// A half in every lane.
+ALWAYS __m512 half_wide(const uint8_t *from) {
+    uint16_t bits;
+    memcpy(&bits, from, sizeof bits);
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)bits));
+}
+
+// Q4_0, Q4_1 and IQ4_NL.
 ALWAYS void table_32(const enum dtype type, const uint8_t *block, struct out out, int at) {
-    const float d = half_at(block);
-    __m512i table;
-    if (type == DTYPE_IQ4_NL)
-        table = pair_table(_mm512_mul_ps(iq4_values(), _mm512_set1_ps(d)));
-    else if (type == DTYPE_Q4_0)
-        table = pair_table(_mm512_mul_ps(_mm512_sub_ps(count_up(), _mm512_set1_ps(8)), _mm512_set1_ps(d)));
-    else
-        table = affine_table(d, half_at(block + 2));
-    put_words(out, at, look_up(table, words_of_halves(block + (type == DTYPE_Q4_1 ? 4 : 2))));
+    const __m512 d = half_wide(block);
+    __m512 values = iq4_values();
+    if (type != DTYPE_IQ4_NL) values = _mm512_sub_ps(count_up(), _mm512_set1_ps(type == DTYPE_Q4_0 ? 8 : 0));
+    values = type == DTYPE_Q4_1 ? _mm512_fmadd_ps(values, d, half_wide(block + 2)) : _mm512_mul_ps(values, d);
+    put_words(out, at, look_up(pair_table(values), words_of_halves(block + (type == DTYPE_Q4_1 ? 4 : 2))));
 }
 
 // The 128 magnitudes of E4M3 as bf16, in four registers; the sign is put in afterwards.
@@ -215,12 +224,6 @@ ALWAYS void table_nvfp4(const uint8_t *bytes, float a0, float a1, struct out out
 
 ALWAYS void table_block(const enum dtype type, const uint8_t *block, struct out out, int at) {
     switch (type) {
-    case DTYPE_Q4_K:
-        table_q4_k(block, out, at);
-        return;
-    case DTYPE_Q5_K:
-        table_q5_k(block, out, at);
-        return;
     case DTYPE_Q2_K:
         table_q2_k(block, out, at);
         return;
@@ -269,10 +272,30 @@ ALWAYS int64_t unpack_nf4_row(const struct stored_row *row, int64_t at, int64_t 
     return done;
 }
 
+// Q4_K and Q5_K. A block's scales are worked out while the one before is decoded: what was just written to memory takes
+// long to be read again.
+ALWAYS int64_t unpack_k_blocks(const enum dtype type, const int bytes, const uint8_t *from, int64_t count,
+                               struct out out) {
+    float scales[2][16];
+    int64_t done = 0;
+    if (count >= 256) k_scales_together(from, &scales[0]);
+    for (int i = 0; done + 256 <= count; i ^= 1, done += 256, from += bytes, out = advanced(out, 256)) {
+        if (done + 512 <= count) k_scales_together(from + bytes, &scales[i ^ 1]);
+        if (type == DTYPE_Q4_K)
+            table_q4_k(from, scales[i], out, 0);
+        else
+            table_q5_k(from, scales[i], out, 0);
+    }
+    return done;
+}
+
 ALWAYS int64_t unpack_row(const struct stored_row *row, int64_t at, int64_t count, struct out out) {
     if (row->type == DTYPE_NVFP4) return unpack_nvfp4_row(row, at, count, out);
     if (row->type == DTYPE_NF4) return unpack_nf4_row(row, at, count, out);
-    return unpack_own(row->type, (const char *)row->data + dtype_bytes(row->type, at), count, out);
+    const uint8_t *from = (const uint8_t *)row->data + dtype_bytes(row->type, at);
+    if (row->type == DTYPE_Q4_K) return unpack_k_blocks(DTYPE_Q4_K, 144, from, count, out);
+    if (row->type == DTYPE_Q5_K) return unpack_k_blocks(DTYPE_Q5_K, 176, from, count, out);
+    return unpack_own(row->type, from, count, out);
 }
 
 #endif

@@ -118,15 +118,22 @@ ALWAYS void scales_16(float d, __m128i scales, float (*to)[16]) {
     IN_MEMORY(to);
 }
 
-// The scales of Q4_K and Q5_K, and the minima, negative.
+// The first 16 bytes of a block of Q4_K or Q5_K, which hold d, m and the 12 bytes of scales, as 8 scales and 8 minima, bytes.
+ALWAYS __m128i k_scale_bytes(__m128i head) {
+    const __m128i low =
+        _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m128i high =
+        _mm_shuffle_epi8(head, _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11));
+    const __m128i masks = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
+    const __m128i bits = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)), masks);
+    return _mm_or_si128(bits, _mm_and_si128(_mm_srli_epi32(high, 2), _mm_set1_epi8(0x30)));
+}
+
+// d times the scales and -m times the minima.
 ALWAYS void k_scales(const uint8_t *block, float (*a)[8], float (*b)[8]) {
-    const uint32_t s = word_at(block + 4), t = word_at(block + 8), both = word_at(block + 12);
-    const uint32_t s_high = (both & 0x0f0f0f0f) | (s >> 2 & 0x30303030);
-    const uint32_t t_high = (both >> 4 & 0x0f0f0f0f) | (t >> 2 & 0x30303030);
-    const __m128i scales =
-        _mm_set_epi32((int)t_high, (int)(t & 0x3f3f3f3f), (int)s_high, (int)(s & 0x3f3f3f3f));
-    scales_8(half_at(block), scales, *a);
-    scales_8(-half_at(block + 2), _mm_srli_si128(scales, 8), *b);
+    const __m128i bytes = k_scale_bytes(load_16(block));
+    scales_8(half_at(block), bytes, *a);
+    scales_8(-half_at(block + 2), _mm_srli_si128(bytes, 8), *b);
     IN_MEMORY(a);
     IN_MEMORY(b);
 }

@@ -49,15 +49,22 @@ static float stretch_product(const struct stored_row *row, int64_t at, int64_t c
         _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
+// x as bf16, which it mostly is already, padded with zeros to a multiple of STEP.
+static void narrow_x(const float *x, int64_t count, uint16_t *to) {
+    for (int64_t i = 0; i < count; i += STEP)
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(
+                                        _mm512_maskz_loadu_ps(lanes_left(count - i - 16), x + i + 16),
+                                        _mm512_maskz_loadu_ps(lanes_left(count - i), x + i)));
+}
+
 // Row after row, so that memory is read as it lies.
 static void decoded_products(const struct stored_row *first, size_t row_bytes, int64_t count, const float *x,
                              int64_t depth, float *y) {
-    uint16_t narrow[STRETCH];
+    _Alignas(64) uint16_t narrow[STRETCH];
     for (int64_t at = 0; at < depth || at == 0; at += STRETCH) {
         const int64_t stretch = depth - at < STRETCH ? depth - at : STRETCH;
         struct stored_row row = *first;
-        gemm_convert_bf16_avx512bf16(DTYPE_F32, x + at, stretch, narrow);
-        for (int64_t i = stretch; i % STEP; i++) narrow[i] = 0;
+        narrow_x(x + at, stretch, narrow);
         for (int64_t r = 0; r < count; r++, row.index++) {
             y[r] = (at ? y[r] : 0) + stretch_product(&row, at, stretch, narrow);
             row.data = (const char *)row.data + row_bytes;
