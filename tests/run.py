@@ -207,6 +207,15 @@ def api_with(examples):
                    env={"LIMN_OPENAPI_EXAMPLES": str(examples), "LIMN": str(BUILD / "release" / "limn"), "LIMN_NODE_MODULES": str(modules / "node_modules")})
 
 
+def pull(kills):
+    """kills: at how many random moments a download is killed."""
+    def step():
+        python = environment("pull", ROOT / "tests/pull/requirements.txt")
+        return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/pull"], timeout=1800,
+                       env={"LIMN": str(BUILD / "release" / "limn"), "LIMN_PULL_KILLS": str(kills)})
+    return step
+
+
 def killed(kills):
     def step():
         return counted([sys.executable, "tests/fault/kill_server.py", "--kills", str(kills)], timeout=300 + 5 * kills)
@@ -260,6 +269,7 @@ def steps_for(options):
             ("parity", parity),
             ("fuzz", fuzz(300 if options.long else 10)),
             ("api", api(200 if options.long else 20)),
+            ("pull", pull(200 if options.long else 24)),
             ("faults: the worker is lost", worker_lost),
             ("faults: the server is killed", killed(200 if options.long else 30)),
             ("faults: the database refuses", database_refuses),

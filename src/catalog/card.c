@@ -338,13 +338,9 @@ static bool read_providers(struct reader *reader, const struct yaml_node *root) 
 }
 
 static bool read_weights(struct reader *reader, const struct yaml_node *root) {
-    static const char *const keys[] = {"folder", "get"};
-    struct card_weights *weights = &reader->card->weights;
+    struct model_card *card = reader->card;
     const struct yaml_node *map = yaml_get(root, "weights");
-    if (!map) return true;
-    return yaml_known_keys(map, keys, 2, reader->error) &&
-           needed(reader, map, "folder", "the model folder's name", &weights->folder) &&
-           needed(reader, map, "get", "what to do to have the weights", &weights->get);
+    return !map || card_weights_read(map, &card->arena, card->steps, &card->weights, reader->error);
 }
 
 // --------------------------------------------------------------------------------------------------------------- a card

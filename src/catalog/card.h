@@ -37,6 +37,25 @@ struct card_provider {
     const char *price_source, *price_effective; // where and since when it stands; NULL
 };
 
+// A repository of a model hub, and which of its files make the model.
+struct card_repository {
+    const char *name;        // "owner/name"
+    const char *revision;    // a branch, a tag or a commit
+    struct card_texts files; // paths or patterns ("transformer/*"), at least one; each matches something
+    bool lora;               // its *.safetensors are applied to the model of the first repository
+    double scale;            // of them
+};
+
+// A text that belongs to a model and is kept in its owner's code on GitHub.
+struct card_system_message {
+    const char *repository; // "owner/name"; NULL: the model needs none, or its folder has it
+    const char *revision, *file;
+    const char *constant; // the name of the text in that Python file
+    const char *sha256;   // of the text in UTF-8
+};
+
+enum { CARD_REPOSITORIES_MOST = 5, CARD_SIGMAS_MOST = 200 };
+
 // Where the weights of the local engine are.
 struct card_weights {
     const char *folder; // name of the model folder: "FLUX.2-dev"
@@ -45,6 +64,13 @@ struct card_weights {
     const char
         *missing; // what is wrong with the folder that is there; NULL where found, or where there is none
     bool served;  // by this server's worker
+    // What `limn pull` fetches. The first repository is the model folder, the others are LoRAs.
+    struct card_repository repositories[CARD_REPOSITORIES_MOST];
+    int repository_count;
+    double
+        sigmas[CARD_SIGMAS_MOST]; // the default schedule before the shift, where it is not the model folder's
+    int sigma_count;
+    struct card_system_message system_message;
 };
 
 struct model_card {
@@ -85,6 +111,14 @@ struct model_card {
 struct model_card *card_read(const struct yaml_node *root, const struct card_parameters *common,
                              struct error *error);
 void card_free(struct model_card *card); // NULL is fine
+
+// Reads a card's `weights` (card_weights.c); texts are copied into [arena]. steps: the card's default, 0: none.
+bool card_weights_read(const struct yaml_node *map, struct arena *arena, int steps,
+                       struct card_weights *weights, struct error *error);
+
+// Whether a model folder of limn's own is needed besides what is fetched: the fetched one lacks the system message, a schedule
+// or has LoRAs beside it.
+bool card_needs_folder(const struct model_card *card);
 
 // Whether a text may be an id: at most 80 of a-z, 0-9, ".", "_", "-", beginning with a letter or digit.
 bool card_id_good(const char *id);

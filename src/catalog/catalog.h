@@ -23,7 +23,7 @@ struct catalog_folder {
 };
 
 // Reads the built-in cards, the owner's, and looks where weights are: in config.local.models, in the folders of
-// config.local.model_folders, in ./models. [config] is borrowed and must outlive the catalog.
+// config.local.model_folders, in what `limn pull` fetched. [config] is borrowed and must outlive the catalog.
 struct catalog *catalog_open(const struct config *config, struct error *error);
 void catalog_close(struct catalog *catalog); // NULL is fine
 
@@ -74,6 +74,9 @@ json_t *catalog_models_json(const struct catalog *catalog);
 // GET models/{id}?schema=true: {"id","object":"model.schema","modes":{"text-to-image":{JSON Schema of the body},...},
 // "parameters":[{name, group, type, modes, handling by provider, ...}]}.
 json_t *catalog_schema_json(const struct catalog *catalog, const struct model_card *card);
+
+// Whether a snapshot of a hub's cache has all the shards that the names of those there speak of.
+bool catalog_snapshot_whole(const char *folder);
 
 // The parameters that all cards share, for the OpenAPI document.
 const struct card_parameters *catalog_parameters(const struct catalog *catalog);

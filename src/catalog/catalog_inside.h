@@ -19,6 +19,9 @@ bool catalog_look_for_weights(struct catalog *catalog, struct error *error);
 // Sets weights.found of [card] to a copy of [path] where that folder can be opened, else weights.missing to why it cannot.
 bool catalog_try_folder(struct model_card *card, const char *path, struct error *error);
 
+// The same with what `limn pull` fetched for the card, where it is not found yet.
+bool catalog_try_pulled(struct model_card *card, struct error *error);
+
 // Whether [provider] can serve [card] now.
 bool catalog_can_serve(const struct catalog *catalog, const struct model_card *card,
                        const struct card_provider *provider);

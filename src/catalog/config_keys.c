@@ -173,7 +173,7 @@ static const struct config_key KEYS[] = {
      "run a request once more when its worker died before anything was delivered"},
 
     {"local.model", CONFIG_TEXT, AT(local.model), "", 0, 0, NULL, NULL,
-     "folder of the model to serve; empty: $LIMN_MODEL, else the one that comes with limn"},
+     "the model to serve, its folder or its name; empty: $LIMN_MODEL, else the one that comes with limn"},
     {"local.model_folders", CONFIG_TEXTS, AT(local.model_folders), "models", 0, 0, NULL, check_path,
      "folders in which model folders are looked for, by the name that the model's card gives"},
     {"local.models", CONFIG_PAIRS, AT(local.models), "", 0, 0, NULL, check_path,

@@ -82,6 +82,7 @@ static bool look_for(const struct config *config, struct model_card *card, struc
         free(path);
         if (!good) return false;
     }
+    if (!catalog_try_pulled(card, error)) return false;
     if (card->weights.found) card->weights.missing = NULL;
     return true;
 }

@@ -2,6 +2,7 @@
 // image (encoding), limn.h.
 
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "cli/options.h"
 #include "cli/progress_bar.h"
 #include "cli/state.h"
@@ -59,7 +60,8 @@ static const char help[] =
     "  limn generate [OPTION]... PROMPT\n"
     "  limn edit -i IMAGE [-i IMAGE]... [OPTION]... PROMPT\n\n"
     "OPTIONS\n"
-    "  -m, --model DIR       model folder (default: $LIMN_MODEL, else the one that comes with limn)\n"
+    "  -m, --model MODEL     model folder, or a model that `limn pull` fetched: flux.2-klein-4b, owner/name\n"
+    "                        (default: $LIMN_MODEL, else the one that comes with limn)\n"
     "  -i, --image FILE      a reference image: PNG, JPEG or WebP; \"Image 1\" is the first, up to four\n"
     "  -s, --size WxH        size in pixels, rounded down to multiples of 16 (default: the first reference's "
     "size,\n"
@@ -445,7 +447,14 @@ static int run_job(struct generate_job *job, struct limn_image *references) {
     struct generate_options *options = job->options;
     if (!load_references(options, references)) return 1;
     struct limn_error error = {0};
-    struct limn_model *model = limn_open(options->model, &options->engine, &error);
+    struct error cause = {0};
+    char *path = model_path(NULL, options->model, &cause);
+    if (!path) {
+        fprintf(stderr, "limn: %s\n", cause.message);
+        return 1;
+    }
+    struct limn_model *model = limn_open(path, &options->engine, &error);
+    free(path);
     if (!model) {
         fprintf(stderr, "limn: %s\n", error.message);
         return 1;

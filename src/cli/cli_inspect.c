@@ -1,10 +1,13 @@
 // `limn inspect`: what a weight file or a model folder holds. Relies on inspect.h, commands.h.
 #include "cli/commands.h"
 #include "cli/inspect.h"
+#include "cli/model_path.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char help[] =
     "limn inspect - show what a weight file or a model folder holds\n"
@@ -16,7 +19,7 @@ static const char help[] =
     "      what part of FLUX.2 it is, in which layout, every tensor with its type, shape and bytes, the "
     "totals, the\n"
     "      metadata\n"
-    "  a model folder:\n"
+    "  a model folder, or the name of a model that `limn pull` fetched:\n"
     "      the parts with their layouts, shapes, types and sizes, the settings, and what is missing or "
     "wrong\n"
     "\n"
@@ -279,9 +282,12 @@ int command_inspect(int count, char **arguments) {
               stderr);
         return 2;
     }
-    struct error error = {0};
+    struct error error = {0}, ignored = {0};
+    char *found = access(path, F_OK) == 0 ? NULL : model_path(NULL, path, &ignored);
+    if (found) path = found;
     bool model = inspect_is_model(path);
     json_t *report = model ? inspect_model(path, &error) : inspect_weights(path, &error);
+    free(found);
     if (!report) {
         fprintf(stderr, "limn inspect: %s\n", error.kind ? error.message : "out of memory");
         return 1;

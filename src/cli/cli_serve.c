@@ -1,6 +1,7 @@
 // limn serve: the OpenAI Images API over the local engine. Relies on server, catalog, store.
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "cli/state.h"
 #include "server/server.h"
 
@@ -38,7 +39,8 @@ static const char HELP[] =
     "config "
     "print`\n"
     "                       lists what can stand there; the options below win\n"
-    "  --model DIR          model folder (default: $LIMN_MODEL, else the one that comes with limn)\n"
+    "  --model MODEL        model folder, or a model that `limn pull` fetched: flux.2-klein-4b, owner/name\n"
+    "                       (default: $LIMN_MODEL, else the one that comes with limn)\n"
     "  --host ADDRESS       address to listen on (default: 127.0.0.1); others than loopback need a key "
     "first\n"
     "  --port N             port to listen on, 0 for any free one (default: 8080)\n"
@@ -307,18 +309,27 @@ static bool open_records(struct serve_options *options, struct error *error) {
     return options->server.store != NULL;
 }
 
-static bool prepare(struct serve_options *options, struct error *error) {
-    struct server_options *server = &options->server;
+// The folder of the model to serve, from its path or its name.
+static bool take_model(struct serve_options *options, struct error *error) {
     const struct config *config = &options->config;
     const char *model = getenv("LIMN_MODEL");
     if (*config->local.model)
         model = config->local.model;
     else if (!model || !*model)
         bundled_model(options->bundled), model = options->bundled;
-    options->model_path = realpath(model, NULL);
-    if (!options->model_path)
-        return error_set(error, ERROR_NOT_FOUND, "%s: %s; --model names the model folder", model,
-                         strerror(errno));
+    char *path = model_path(options->catalog, model, error);
+    if (path) options->model_path = realpath(path, NULL);
+    free(path);
+    if (options->model_path) return true;
+    return error_set(error, ERROR_NOT_FOUND, "%s: %s; --model names the model folder", model,
+                     strerror(errno));
+}
+
+static bool prepare(struct serve_options *options, struct error *error) {
+    struct server_options *server = &options->server;
+    const struct config *config = &options->config;
+    options->catalog = catalog_open(config, error);
+    if (!options->catalog || !take_model(options, error)) return false;
     // A path that stays right when the binary is replaced while the server runs is not to be had: what runs is asked.
     options->program = realpath(options->worker_program ? options->worker_program : "/proc/self/exe", NULL);
     if (!options->program)
@@ -340,8 +351,6 @@ static bool prepare(struct serve_options *options, struct error *error) {
     server->gateway.queue.model_folder = options->model_path;
     server->gateway.start_seconds = config->local.start_seconds;
     if (!take_network(server, config, error)) return false;
-    options->catalog = catalog_open(config, error);
-    if (!options->catalog) return false;
     server->catalog = options->catalog;
     server->gateway.catalog = options->catalog;
     server->gateway.config = config;

@@ -11,6 +11,7 @@ struct command {
 };
 
 int command_generate(int count, char **arguments); // also `limn edit`
+int command_pull(int count, char **arguments);
 int command_serve(int count, char **arguments);
 int command_config(int count, char **arguments);
 int command_key(int count, char **arguments);

@@ -11,6 +11,7 @@ static const struct command commands[] = {
     {"generate", "make pictures from a prompt", command_generate},
     {"edit", "make a picture from a prompt and up to four reference images", command_generate},
     {"serve", "serve the model as the OpenAI Images API", command_serve},
+    {"pull", "fetch a model from its hub", command_pull},
     {"config", "check and show the configuration and the model cards", command_config},
     {"key", "make, list and revoke API keys", command_key},
     {"inspect", "show what a weight file or a model folder holds", command_inspect},

@@ -214,7 +214,8 @@ static bool read_template(struct json_place place, const struct model_index *ind
         return error_set_field(
             error, ERROR_INPUT, "system_message",
             "%s: field \"system_message\" is missing, expected the text that the model was trained to read "
-            "before a prompt, or a file system_message.txt",
+            "before a prompt, or a file system_message.txt; `limn pull flux.2-dev` fetches that of FLUX.2 "
+            "[dev]",
             place.name);
     settings->system_message = strdup(text);
     return settings->system_message || error_set(error, ERROR_MEMORY, "not enough memory for %s", place.name);
@@ -298,12 +299,23 @@ bool model_settings_parse(const char *name, const char *json, size_t size, const
     return parse_settings(name, json, size, fallback_name, NULL, index, shape, settings, error);
 }
 
-// "a/b/" and "a/b" are "b".
+// "a/b/" and "a/b" are "b"; of a snapshot in a hub's cache, models--OWNER--NAME/snapshots/COMMIT, it is NAME.
 static void folder_name(const char *folder, char *name, size_t size) {
+    static const char inner[] = "/snapshots/", outer[] = "models--";
     size_t end = strlen(folder);
     while (end > 1 && folder[end - 1] == '/') end--;
     size_t begin = end;
     while (begin > 0 && folder[begin - 1] != '/') begin--;
+    if (begin >= sizeof inner - 1 && !memcmp(folder + begin - (sizeof inner - 1), inner, sizeof inner - 1)) {
+        size_t last = begin - (sizeof inner - 1), first = last;
+        while (first > 0 && folder[first - 1] != '/') first--;
+        const char *owner = folder + first + sizeof outer - 1, *mark = strstr(owner, "--");
+        bool repository = last - first > sizeof outer && !memcmp(folder + first, outer, sizeof outer - 1);
+        if (repository && mark && mark + 2 < folder + last) {
+            begin = (size_t)(mark + 2 - folder);
+            end = last;
+        }
+    }
     snprintf(name, size, "%.*s", (int)(end - begin), folder + begin);
 }
 

@@ -320,7 +320,7 @@ def test_model_and_schema(fast):
 def test_absent_model_says_how_to_get_it(fast):
     with pytest.raises(openai.NotFoundError) as caught:
         fast.client.images.generate(model="flux.2-dev-turbo", prompt="a")
-    assert caught.value.code == "MODEL_NOT_INSTALLED" and "FLUX.2-dev" in str(caught.value)
+    assert caught.value.code == "MODEL_NOT_INSTALLED" and "limn pull flux.2-dev-turbo" in str(caught.value)
 
 
 def test_program_for_gpt_image_1(fast):

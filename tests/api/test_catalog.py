@@ -89,7 +89,7 @@ def test_unknown_and_absent_models(client):
     assert caught.value.code == "MODEL_NOT_FOUND" and "Did you mean 'flux.2-dev-turbo'?" in caught.value.message
     with pytest.raises(openai.NotFoundError) as caught:
         client.images.generate(model="flux.2-dev", prompt="a")
-    assert caught.value.code == "MODEL_NOT_INSTALLED" and "huggingface.co" in caught.value.message
+    assert caught.value.code == "MODEL_NOT_INSTALLED" and "limn pull flux.2-dev" in caught.value.message
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("no-such-model")
 

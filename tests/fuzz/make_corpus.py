@@ -340,6 +340,34 @@ def make_query():
     put("query", "bare", "0&&=&limit&=5")
 
 
+def make_hub():
+    commit, sha256 = "0123456789abcdef" * 2 + "01234567", "0123456789abcdef" * 4
+    info = {"id": "a/b", "sha": commit, "gated": "auto", "private": False, "tags": ["license:other"],
+            "cardData": {"license": "other", "license_name": "own"}, "siblings": [{"rfilename": "vae/config.json"}]}
+    put("hub", "info", "0" + json.dumps(info))
+    put("hub", "info-licences", "0" + json.dumps({**info, "gated": False, "cardData": {"license": ["mit", "x"]}}))
+    put("hub", "info-commit", "0" + json.dumps({**info, "sha": "../x"}))
+    small = {"type": "file", "oid": commit, "size": 12, "path": "vae/config.json"}
+    large = {"type": "file", "oid": commit, "size": 9, "path": "vae/model.safetensors", "xetHash": sha256,
+             "lfs": {"oid": sha256, "size": 900, "pointerSize": 134}}
+    put("hub", "tree", "1" + json.dumps([{"type": "directory", "oid": commit, "size": 0, "path": "vae"}, small, large]))
+    put("hub", "tree-twice", "1" + json.dumps([small, small]))
+    for number, path in enumerate(("../x", "/x", "a//b", "a/./b", "a\\b", "\u00fc/\u2192", "a\u0001", "\u202ea", "." * 3)):
+        put("hub", f"tree-path-{number}", "1" + json.dumps([{**small, "path": path}]))
+    put("hub", "tree-hash", "1" + json.dumps([{**large, "lfs": {"oid": "sha256:" + sha256, "size": 1}}]))
+    put("hub", "headers", "2HTTP/1.1 302 Found\r\nETag: W/\"a\"\r\nX-Linked-ETag: \"%s\"\r\nHTTP/1.1 206 Partial\r\nETag: \"b\"\r\n"
+        "Content-Range: bytes 5-9/10\r\nRetry-After: 7\r\nX-Error-Code: GatedRepo\r\nX-Error-Message: no\r\n\r\n" % sha256)
+    put("hub", "headers-link", "2Link: <https://a/b?c=1>; rel=\"prev\", <https://a/b?c=3>; rel=\"next\"\r\n"
+        "Retry-After: Wed, 21 Oct 2026 07:28:00 GMT\r\nContent-Range: bytes */99999999999999999999\r\n")
+    python = ("NAME\nimport os\nOTHER = f\"{os} NAME = '\"\nNAME = (\"a\\n\" # no\n  r'b\\n' \"\"\"c\n\\x41\\u2192\\U0001F600\\101\\q\\\n\"\"\").strip()\n")
+    put("hub", "python", "3" + python)
+    for number, value in enumerate(("b'x'", "'x", "'''x", "1", "'\\N{DASH}'", "'\\x4'", "'\\ud800'", "'a' + 'b'", "(('a'", "'a'\nNAME = 'b'")):
+        put("hub", f"python-{number}", f"3NAME\nNAME: str = {value}\n")
+    for number, text in enumerate(("owner/name@refs/pr/1", "a--b/c", "https://user@hub.example/", "http://127.0.0.1:80/x", "vae/*.json",
+                                   "https://hub.example:443/a?b#c")):
+        put("hub", f"name-{number}", "4" + text)
+
+
 def make_tokenizer():
     def file(pre_tokenizer, merges=("a b", "ab a"), added=(), **more):
         value = {"version": "1.0", "added_tokens": list(added), "normalizer": None, "pre_tokenizer": pre_tokenizer,
@@ -497,6 +525,7 @@ def main():
     make_image_request()
     make_data_uri()
     make_query()
+    make_hub()
     make_tokenizer()
     make_image()
     make_encode()

@@ -53,6 +53,15 @@ static void the_four_cards_say_what_is_known(void **state) {
     assert_int_equal(turbo->sizes.side_most, 2048);
     assert_int_equal(turbo->steps, 8);
     assert_true(turbo->guidance == 2.5);
+    const struct card_weights *weights = &turbo->weights;
+    assert_int_equal(weights->repository_count, 2);
+    assert_string_equal(weights->repositories[0].name, "black-forest-labs/FLUX.2-dev");
+    assert_true(!weights->repositories[0].lora && weights->repositories[0].files.count == 6);
+    assert_string_equal(weights->repositories[1].files.items[0], "flux.2-turbo-lora.safetensors");
+    assert_true(weights->repositories[1].lora && weights->repositories[1].scale == 1);
+    assert_true(weights->sigma_count == 8 && weights->sigmas[7] == 0.00031);
+    assert_string_equal(weights->system_message.constant, "SYSTEM_MESSAGE");
+    assert_true(card_needs_folder(turbo) && !card_needs_folder(card_of("flux.2-klein-4b")));
     const struct card_provider *fal = card_provider(turbo, "fal");
     assert_string_equal(fal->model_ids[MODE_EDIT], "fal-ai/flux-2/turbo/edit");
     assert_string_equal(fal->config_ids[MODE_EDIT], "flux.2-dev-turbo-edit");
@@ -169,7 +178,7 @@ static void an_absent_model_says_how_to_get_it(void **state) {
     struct error error;
     assert_int_equal(find("flux.2-dev-turbo", MODE_GENERATION, &choice, &error), CATALOG_NOT_INSTALLED);
     assert_contains(error.message,
-                    "Model 'flux.2-dev-turbo' is not installed on this server. Put FLUX.2 [dev]");
+                    "Model 'flux.2-dev-turbo' is not installed on this server. Run `limn pull");
     assert_string_equal(choice.card->id, "flux.2-dev-turbo");
     assert_string_equal(choice.executed, "local/flux.2-dev-turbo");
     // fal has it, but is not set up here.
@@ -361,6 +370,38 @@ static void wrong_cards_are_refused_with_the_line(void **state) {
         {"parameters: {background: {handling: {local: magic}}}",
          ":11: parameters.background.handling.local: expected one of ignored, passthrough"},
         {"weights: {folder: x}", ":11: weights: get is missing"},
+        {"weights: {folder: x, get: y, repositories: []}",
+         ":11: weights.repositories: expected 1 to 5 repositories"},
+        {"weights:\n  folder: x\n  get: y\n  repositories:\n    - {repository: x, files: [a]}",
+         ":15: weights.repositories[0].repository: expected owner/name, found x"},
+        {"weights:\n  folder: x\n  get: y\n  repositories:\n    - {repository: x/y}",
+         ":15: weights.repositories[0]: files is missing"},
+        {"weights:\n  folder: x\n  get: y\n  repositories:\n    - repository: x/y\n      files: [a, ../b]",
+         ":16: weights.repositories[0].files[1]: expected a relative path"},
+        {"weights:\n  folder: x\n  get: y\n  repositories:\n    - {repository: x/y, files: [a], revision: "
+         "..}",
+         ":15: weights.repositories[0].revision: expected a branch, a tag or a commit"},
+        {"weights:\n  folder: x\n  get: y\n  repositories:\n    - {repository: x/y, files: [a], lora: 1}",
+         ":15: weights.repositories[0].lora: the first repository is the model folder itself"},
+        {"weights:\n  folder: x\n  get: y\n  repositories:\n    - {repository: x/y, files: [a]}\n    - "
+         "{repository: x/z, "
+         "files: [a]}",
+         ":16: weights.repositories[1]: expected lora, the scale"},
+        {"weights: {folder: x, get: y, sigmas: [1]}", ":11: weights.sigmas: only with repositories"},
+        {"weights:\n  folder: x\n  get: y\n  repositories: [{repository: x/y, files: [a]}]\n  sigmas: [0.5, "
+         "0.5]",
+         ":15: weights.sigmas[1]: expected numbers above 0 that fall"},
+        {"steps: {default: 3}\nweights:\n  folder: x\n  get: y\n  repositories: [{repository: x/y, files: "
+         "[a]}]\n  sigmas: [1, 0.5]",
+         ":16: weights.sigmas: expected as many as steps.default, found 2 and 3"},
+        {"weights:\n  folder: x\n  get: y\n  repositories: [{repository: x/y, files: [a]}]\n  "
+         "system_message: "
+         "{repository: x/y, file: a.py, constant: a-b, sha256: x}",
+         ":15: weights.system_message.constant: expected a Python name, found a-b"},
+        {"weights:\n  folder: x\n  get: y\n  repositories: [{repository: x/y, files: [a]}]\n  "
+         "system_message: "
+         "{repository: x/y, file: a.py, constant: A, sha256: x}",
+         ":15: weights.system_message.sha256: expected 64 hexadecimal digits"},
         {"aliases: [pictogram]", ": aliases: pictogram is a name of pictogram already"},
         {"sections: [{name: x}]", ":11: sections[0]: text is missing"},
         {"tags: all", ":11: tags: expected a list, found all"},
@@ -493,7 +534,7 @@ static void model_objects(void **state) {
     assert_string_equal(text_at(model, "owned_by"), "fal");
     assert_true(json_is_false(json_object_get(model, "installed")));
     assert_true(json_is_false(json_object_get(model, "available")));
-    assert_contains(text_at(model, "how_to_install"), "models/FLUX.2-dev-Turbo");
+    assert_contains(text_at(model, "how_to_install"), "limn pull flux.2-dev-turbo");
     assert_true(json_is_false(json_object_get(json_object_get(model, "licence"), "commercial_use")));
     const json_t *limits = json_object_get(model, "limits");
     assert_string_equal(text_at(limits, "max_resolution"), "2048x2048");

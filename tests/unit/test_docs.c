@@ -86,7 +86,10 @@ static void the_turbo_folder_agrees_with_its_card(void **state) {
     assert_int_equal(settings.sigma_count, 8);
     assert_memory_equal(settings.sigmas, sigmas, sizeof sigmas);
     assert_string_equal(card->weights.folder, "FLUX.2-dev-Turbo");
-    assert_non_null(strstr(card->weights.get, "docs/model-folder.md"));
+    assert_int_equal(card->weights.sigma_count, 8);
+    for (int i = 0; i < 8; i++) assert_true((float)card->weights.sigmas[i] == sigmas[i]);
+    assert_string_equal(card->weights.repositories[1].files.items[0], "flux.2-turbo-lora.safetensors");
+    assert_non_null(strstr(card->weights.get, "limn pull flux.2-dev-turbo"));
     free(loras[0].file);
     free(base);
     free(rest);

@@ -1,0 +1,145 @@
+// See pull_folder.h.
+#include "cli/pull_folder.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "weights/python_text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define GITHUB_RAW "https://raw.githubusercontent.com"
+
+enum { SOURCE_BYTES_MOST = 1 << 20, JSON_BYTES_MOST = 1 << 20 };
+
+static bool no_memory(struct error *error) {
+    return error_set(error, ERROR_MEMORY, "not enough memory for the model's limn.json");
+}
+
+// Of limn's folder of the card; NULL with an error.
+static char *folder_of(const struct model_card *card, struct error *error) {
+    char *parent = hub_data_folder(error), *folder = parent ? path_join(parent, card->id) : NULL;
+    if (parent && !folder) no_memory(error);
+    free(parent);
+    return folder;
+}
+
+static bool hash_is_right(const char *text, size_t size, const char *sha256) {
+    struct digest digest;
+    char hash[DIGEST_TEXT];
+    digest_begin(&digest, DIGEST_SHA256, size);
+    digest_add(&digest, text, size);
+    digest_end(&digest, hash);
+    return !strcmp(hash, sha256);
+}
+
+// What an earlier pull wrote, where it is right.
+static char *known_message(const struct model_card *card) {
+    struct error ignored = {0};
+    char *folder = folder_of(card, &ignored), *path = folder ? path_join(folder, "limn.json") : NULL,
+         *text = NULL;
+    json_t *json = path && file_exists(path) ? json_read_file(path, JSON_BYTES_MOST, &ignored) : NULL;
+    const char *message = json_string_value(json_object_get(json, "system_message"));
+    if (message && hash_is_right(message, strlen(message), card->weights.system_message.sha256))
+        text = strdup(message);
+    json_decref(json);
+    free(path);
+    free(folder);
+    return text;
+}
+
+static char *fetched_message(const struct card_system_message *wanted, const struct hub_client *client,
+                             struct error *error) {
+    const char *host = getenv("LIMN_GITHUB_RAW");
+    char url[2500];
+    struct buffer source = {0}, text = {0};
+    if (!host || !*host) host = GITHUB_RAW;
+    int length =
+        snprintf(url, sizeof url, "%s/%s/%s/%s", host, wanted->repository, wanted->revision, wanted->file);
+    bool good =
+        length < (int)sizeof url || error_set(error, ERROR_INPUT, "LIMN_GITHUB_RAW: expected a shorter URL");
+    good = good && hub_client_text(client, url, SOURCE_BYTES_MOST, &source, error) &&
+           python_text(wanted->file, source.data ? source.data : "", source.length, wanted->constant, &text,
+                       error);
+    if (good && !hash_is_right(text.data ? text.data : "", text.length, wanted->sha256))
+        good = error_set(error, ERROR_INPUT,
+                         "%.300s: %s is not the text that the model card means (SHA-256 %.12s...)", url,
+                         wanted->constant, wanted->sha256);
+    if (!good && error->kind != ERROR_CANCELLED) error_prefix(error, "the system message");
+    buffer_free(&source);
+    if (good) return text.data;
+    buffer_free(&text);
+    return NULL;
+}
+
+char *pull_system_message(const struct model_card *card, const struct hub_client *client, bool *none,
+                          struct error *error) {
+    *none = !card || !card->weights.system_message.repository;
+    if (*none) return NULL;
+    char *known = known_message(card);
+    return known ? known : fetched_message(&card->weights.system_message, client, error);
+}
+
+// ----------------------------------------------------------------------------------------------------------- limn.json
+
+// Adds [value], which is taken over; false without memory.
+static bool put(json_t *object, const char *key, json_t *value) {
+    return value && json_object_set_new(object, key, value) == 0;
+}
+
+// Every safetensors file of the repositories that are LoRAs.
+static json_t *loras_of(const struct pull_plan *plan) {
+    json_t *list = json_array();
+    bool good = list != NULL;
+    for (int i = 0; good && i < plan->repository_count; i++) {
+        const struct pull_repository *repository = &plan->repositories[i];
+        for (int j = 0; good && repository->lora && j < repository->file_count; j++) {
+            const char *name = repository->files[j]->path;
+            if (!hub_path_matches(name, "*.safetensors")) continue;
+            char *path = path_join(repository->snapshot.folder, name);
+            json_t *lora = path ? json_pack("{s:s, s:f}", "file", path, "scale", repository->scale) : NULL;
+            good = lora && json_array_append_new(list, lora) == 0;
+            free(path);
+        }
+    }
+    if (good) return list;
+    json_decref(list);
+    return NULL;
+}
+
+static json_t *settings_of(const struct pull_plan *plan, const char *system_message) {
+    const struct model_card *card = plan->card;
+    const struct card_weights *weights = &card->weights;
+    json_t *object = json_object();
+    bool good = object && put(object, "limn", json_integer(1)) &&
+                put(object, "name", json_string(card->name)) &&
+                put(object, "licence", json_string(card->licence.spdx)) &&
+                put(object, "base", json_string(plan->repositories[0].snapshot.folder));
+    if (good && plan->repository_count > 1) good = put(object, "loras", loras_of(plan));
+    if (good && weights->sigma_count) {
+        json_t *sigmas = json_array();
+        for (int i = 0; sigmas && good && i < weights->sigma_count; i++)
+            good = json_array_append_new(sigmas, json_real(weights->sigmas[i])) == 0;
+        good = put(object, "sigmas", sigmas) && good;
+    }
+    if (good && card->steps) good = put(object, "steps", json_integer(card->steps));
+    if (good && card->guidance > 0) good = put(object, "guidance", json_real(card->guidance));
+    if (good && system_message) good = put(object, "system_message", json_string(system_message));
+    if (good) return object;
+    json_decref(object);
+    return NULL;
+}
+
+char *pull_folder_write(const struct pull_plan *plan, const char *system_message, struct error *error) {
+    char *folder = folder_of(plan->card, error), *path = folder ? path_join(folder, "limn.json") : NULL;
+    json_t *settings = path ? settings_of(plan, system_message) : NULL;
+    char *text = settings ? json_dumps(settings, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    bool good = text || (folder ? no_memory(error) : false);
+    good = good && folder_make(folder, error) && file_write(path, text, strlen(text), error);
+    free(text);
+    json_decref(settings);
+    free(path);
+    if (good) return folder;
+    free(folder);
+    return NULL;
+}
