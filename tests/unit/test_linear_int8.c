@@ -20,9 +20,15 @@ static float normal(void) { // about, with variance 1
     return sum / 2;
 }
 
-// Stores a value and gives back what was stored.
+// Stores a value and gives back what was stored. Eight bits take the value's place by any code that is a number.
 static float put(enum dtype type, void *to, int64_t at, float value) {
     if (type == DTYPE_F32) return ((float *)to)[at] = value;
+    if (type == DTYPE_F8_E4M3) {
+        float stored;
+        ((uint8_t *)to)[at] = (uint8_t)((value < 0 ? 0x80 : 0) | ((int)(fabsf(value) * 1000) % 0x60));
+        dtype_decode(type, (uint8_t *)to + at, &stored, 1);
+        return stored;
+    }
     const uint16_t bits = type == DTYPE_F16 ? f32_to_f16(value) : f32_to_bf16(value);
     ((uint16_t *)to)[at] = bits;
     return type == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits);
@@ -379,6 +385,7 @@ static void multiplies_exactly(void **state) {
          false,
          0,
          0}, // two depths
+        {1, 70, 600, {20, 8}, DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_F32, EPILOGUE_STORE, true, true, false, 0, 0},
         {2, 1100, 40, {5}, DTYPE_BF16, DTYPE_BF16, DTYPE_BF16, EPILOGUE_STORE, true, false, false, 0, 0},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check(&shapes[i], i < 4 ? 3 : 19);
@@ -445,7 +452,19 @@ static void leaves_the_rest_to_bf16(void **state) {
          false,
          0,
          0},
-        {1, 70, 20, {30}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_STORE, true, false, false, 2, 3000},
+        {1,
+         70,
+         20,
+         {30},
+         DTYPE_BF16,
+         DTYPE_BF16,
+         DTYPE_F32,
+         EPILOGUE_STORE,
+         true,
+         false,
+         false,
+         2,
+         3000}, // ranks
     };
     const char *isas[8];
     const int count = device_isa_list(isas, 8);

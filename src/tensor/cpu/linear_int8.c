@@ -29,9 +29,18 @@ _Static_assert(WEIGHT_BYTES + UP_BYTES + (TOKENS_MOST + 2 * GROUP) * OUT_BLOCK *
                    CPU_SCRATCH_BYTES - (64 << 10),
                "a task's scratch");
 
+static bool is_direct(enum dtype type) { // types that kernels read
+    return type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16;
+}
+
 bool linear_int8_takes(const struct linear *linear, int64_t tokens) {
     int64_t ranks = 0;
-    for (int i = 0; i < linear->branch_count; i++) ranks += gemm_depth(linear->branches[i].down.rows) + PAD;
+    for (int i = 0; i < linear->branch_count; i++) {
+        ranks += gemm_depth(linear->branches[i].down.rows) + PAD;
+        if (!is_direct(linear->branches[i].up.type)) return false;
+    }
+    for (int i = 0; i < linear->part_count; i++)
+        if (linear->parts[i].blocks || !dtype_decode(linear->parts[i].type, NULL, NULL, 0)) return false;
     return linear->compute == COMPUTE_I8 && tokens >= LINEAR_INT8_TOKENS && ranks <= RANKS_MOST;
 }
 
@@ -111,13 +120,13 @@ static int64_t depth_of(const struct job *job, int64_t group) {
 static void quantise_row(const struct task *task, const struct weight_rows *part, int64_t row, int64_t to) {
     const struct job *job = task->job;
     const char *from = (const char *)part->data + (size_t)row * part->row_bytes;
-    const bool direct = part->type == DTYPE_F32 || part->type == DTYPE_F16 || part->type == DTYPE_BF16;
+    const bool direct = is_direct(part->type);
     const float scale = part->scales ? part->scales[row * part->scale_stride] : 1;
     for (int64_t group = task->group; group < task->group_end; group++) {
         const int64_t depth = depth_of(job, group), place = (group - task->group) * task->block.rows + to;
         const void *values = from + dtype_bytes(part->type, group * INT8_GROUP);
         if (!direct) {
-            job->linear->kernels->convert_f32(part->type, values, depth, false, task->values);
+            dtype_decode(part->type, values, task->values, depth);
             values = task->values;
         }
         task->scales[place] = scale * job->kernels->quantise(direct ? part->type : DTYPE_F32, values, depth,
