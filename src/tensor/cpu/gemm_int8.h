@@ -46,6 +46,8 @@ struct int8_product {
     float *c;             // a panel writes all its 16 lanes
     int64_t c_stride;     // values between rows of C
     bool accumulate;
+    const struct int8_panel
+        *next; // advice: panels (as many, as far apart) that the next product will read, or NULL
 };
 
 struct int8_kernels {

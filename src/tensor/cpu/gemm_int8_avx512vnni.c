@@ -57,6 +57,16 @@ static inline __attribute__((always_inline)) void product_block(const struct int
         }
 }
 
+// Asks for a share of the next panels on the way of each run of rows: they come from the third-level cache or from memory.
+static inline void fetch_next(const struct int8_product *p, int64_t row) {
+    const int64_t bytes = sizeof(struct int8_panel), share = bytes * RUN / p->row_count / 64 * 64 + 64;
+    for (int panel = 0; panel < p->panel_count; panel++) {
+        const char *from = (const char *)(p->next + panel * p->panel_stride);
+        const int64_t first = row / RUN * share;
+        for (int64_t i = first; i < first + share && i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
+    }
+}
+
 void int8_product_avx512vnni(const struct int8_product *p) {
 #define CASE(n)                                                                                              \
     case n:                                                                                                  \
@@ -65,7 +75,9 @@ void int8_product_avx512vnni(const struct int8_product *p) {
         else                                                                                                 \
             product_block(p, row, n, 1);                                                                     \
         break
-    for (int64_t row = 0; row < p->row_count; row += RUN) switch (p->row_count - row) {
+    for (int64_t row = 0; row < p->row_count; row += RUN) {
+        if (p->next) fetch_next(p, row);
+        switch (p->row_count - row) {
             CASE(1);
             CASE(2);
             CASE(3);
@@ -83,6 +95,7 @@ void int8_product_avx512vnni(const struct int8_product *p) {
             else
                 product_block(p, row, RUN, 1);
         }
+    }
 #undef CASE
 }
 
@@ -108,16 +121,29 @@ static uint32_t largest(enum dtype type, const char *from, int64_t count) {
     return _mm512_reduce_max_epu32(most);
 }
 
+static inline __m512i round_512(enum dtype type, const char *from, __mmask16 mask, __m512 by) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(load_512(type, from, mask), by));
+}
+
+// 64 values at a time: packing leaves the four vectors' 32-bit pieces interleaved, which the permutation puts in order.
 static inline __attribute__((always_inline)) void
 encode(const enum dtype type, const char *from, int64_t count, float inverse, uint8_t flip, uint8_t *to) {
     const __m512 by = _mm512_set1_ps(inverse);
-    const __m128i sign = _mm_set1_epi8((char)flip);
-    const int64_t bytes = type == DTYPE_F32 ? 4 : 2;
-    for (int64_t i = 0; i < (count + INT8_STEP - 1) / INT8_STEP * INT8_STEP; i += LANES) {
-        const __mmask16 mask = lanes_left(count - i);
-        const __m512 values = mask ? load_512(type, from + i * bytes, mask) : _mm512_setzero_ps();
-        const __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(values, by)));
-        _mm_storeu_si128((__m128i *)(void *)(to + i), _mm_xor_si128(codes, sign));
+    const __m512i sign = _mm512_set1_epi8((char)flip);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const int64_t step = LANES * (type == DTYPE_F32 ? 4 : 2);
+    for (int64_t left = count; left > 0; left -= INT8_STEP, from += 4 * step, to += INT8_STEP) {
+        __m512i r[4];
+        if (left >= INT8_STEP)
+            for (int i = 0; i < 4; i++) r[i] = round_512(type, from + i * step, 0xffff, by);
+        else
+            for (int i = 0; i < 4; i++) {
+                const __mmask16 mask = lanes_left(left - i * LANES);
+                r[i] = round_512(type, mask ? from + i * step : from, mask, by);
+            }
+        const __m512i words = _mm512_packs_epi32(r[0], r[1]), others = _mm512_packs_epi32(r[2], r[3]);
+        const __m512i codes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(words, others));
+        _mm512_storeu_si512(to, _mm512_xor_si512(codes, sign));
     }
 }
 

@@ -13,11 +13,12 @@
 
 enum {
     GROUP = LINEAR_GROUP,
-    OUT_BLOCK = 20 * INT8_RUN, // outputs of a task at most
+    OUT_BLOCK = 26 * INT8_RUN, // outputs of a task at most
     WEIGHT_BYTES = 672 << 10,  // of a task's codes at one time
-    DEPTH_GROUPS = 6,          // groups of the depth at one time
-    TOKENS_MOST = 2048,        // of a task, where their sums are kept between the groups of the depth
-    UP_BYTES = 2 << 20,        // rows of side branches in scratch
+    DEPTH_GROUPS = 6,          // groups of a depth that is taken at once
+    DEPTH_PART = 3,     // groups at one time of a deeper one: wider blocks, so that tokens pass less often
+    TOKENS_MOST = 2048, // of a task, where their sums are kept between the groups of the depth
+    UP_BYTES = 2 << 20, // rows of side branches in scratch
     RANKS_MOST = UP_BYTES / OUT_BLOCK / 4, // of a layer's side branches together
     TASKS_A_THREAD = 4,
     TOKENS_LEAST = 128, // of a task, where there are more
@@ -159,6 +160,14 @@ static float *sums_of(const struct task *task, int64_t token) {
     return task->sums + (token - task->token) * task->block.rows;
 }
 
+// The panels behind those of a group: the next group's, or the next tokens' first.
+static const struct int8_panel *next_panels(const struct task *task, int64_t token, int64_t group) {
+    const struct job *job = task->job;
+    if (group + 1 < task->group_end) return &job->panels[token / GEMM_LANES * job->groups + group + 1];
+    if (token + 2 * GROUP > task->token_end) return NULL;
+    return &job->panels[(token + GROUP) / GEMM_LANES * job->groups + task->group];
+}
+
 static void multiply(const struct task *task, int64_t token) {
     const struct job *job = task->job;
     const int64_t rows = task->block.rows;
@@ -174,6 +183,7 @@ static void multiply(const struct task *task, int64_t token) {
             .c = sums_of(task, token),
             .c_stride = GROUP,
             .accumulate = group > 0,
+            .next = next_panels(task, token, group),
         };
         job->kernels->product(&product);
     }
@@ -275,8 +285,7 @@ static void multiply_task(void *context, int64_t index, int worker) {
 // at a time show in it, and they may follow the sizes of caches and the number of threads.
 static void divide(struct linear_job *linear, struct job *job) {
     const int64_t columns = linear->gated ? linear->linear->out / 2 : linear->linear->out;
-    const int64_t parts_of_depth = (job->groups + DEPTH_GROUPS - 1) / DEPTH_GROUPS;
-    job->depth_groups = (job->groups + parts_of_depth - 1) / parts_of_depth;
+    job->depth_groups = job->groups <= DEPTH_GROUPS ? job->groups : DEPTH_PART;
     int64_t runs = WEIGHT_BYTES / (job->depth_groups * INT8_ROW_BYTES) / INT8_RUN;
     if (runs > OUT_BLOCK / INT8_RUN) runs = OUT_BLOCK / INT8_RUN;
     linear->out_block = (linear->gated ? runs / 2 : runs) * INT8_RUN;
