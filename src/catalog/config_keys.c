@@ -58,8 +58,8 @@ static const char *check_default_model(const char *text) {
 }
 
 static const char *check_compute(const char *text) {
-    bool good = !strcmp(text, "auto") || !strcmp(text, "f32") || !strcmp(text, "bf16") ||
-                !strcmp(text, "int8");
+    bool good =
+        !strcmp(text, "auto") || !strcmp(text, "f32") || !strcmp(text, "bf16") || !strcmp(text, "int8");
     return good ? NULL : "auto, f32, bf16 or int8";
 }
 

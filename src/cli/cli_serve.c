@@ -138,8 +138,7 @@ static bool read_option(struct serve_options *options, int letter, const char *t
         config->local.isa = text;
         return true;
     case 'c':
-        if (strcmp(text, "auto") && strcmp(text, "f32") && strcmp(text, "bf16") &&
-            strcmp(text, "int8"))
+        if (strcmp(text, "auto") && strcmp(text, "f32") && strcmp(text, "bf16") && strcmp(text, "int8"))
             return usage("--compute", "auto, f32, bf16 or int8");
         config->local.compute = text;
         return true;

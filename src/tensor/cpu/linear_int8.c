@@ -36,12 +36,7 @@ static bool is_direct(enum dtype type) { // types that kernels read
 
 bool linear_int8_takes(const struct linear *linear, int64_t tokens) {
     int64_t ranks = 0;
-    for (int i = 0; i < linear->branch_count; i++) {
-        ranks += gemm_depth(linear->branches[i].down.rows) + PAD;
-        if (!is_direct(linear->branches[i].up.type)) return false;
-    }
-    for (int i = 0; i < linear->part_count; i++)
-        if (linear->parts[i].blocks || !dtype_decode(linear->parts[i].type, NULL, NULL, 0)) return false;
+    for (int i = 0; i < linear->branch_count; i++) ranks += gemm_depth(linear->branches[i].down.rows) + PAD;
     return linear->compute == COMPUTE_I8 && tokens >= LINEAR_INT8_TOKENS && ranks <= RANKS_MOST;
 }
 
@@ -122,12 +117,13 @@ static void quantise_row(const struct task *task, const struct weight_rows *part
     const struct job *job = task->job;
     const char *from = (const char *)part->data + (size_t)row * part->row_bytes;
     const bool direct = is_direct(part->type);
+    const struct stored_row stored = weight_row(part, row, job->linear->linear->in);
     const float scale = part->scales ? part->scales[row * part->scale_stride] : 1;
     for (int64_t group = task->group; group < task->group_end; group++) {
         const int64_t depth = depth_of(job, group), place = (group - task->group) * task->block.rows + to;
         const void *values = from + dtype_bytes(part->type, group * INT8_GROUP);
         if (!direct) {
-            dtype_decode(part->type, values, task->values, depth);
+            job->linear->kernels->decode_f32(&stored, group * INT8_GROUP, depth, false, task->values);
             values = task->values;
         }
         task->scales[place] = scale * job->kernels->quantise(direct ? part->type : DTYPE_F32, values, depth,
@@ -216,12 +212,12 @@ static void convert_up(const struct task *task) {
             for (int64_t r = 0; r < count; r++) {
                 char *place =
                     to + (size_t)((task->block.runs[i].block_row + skip + r) * stride) * task->element_bytes;
-                const char *from = (const char *)branch->up.data + (size_t)(row + r) * branch->up.row_bytes;
+                const struct stored_row from = weight_row(&branch->up, row + r, rank);
                 memset(place, 0, (size_t)stride * task->element_bytes);
                 if (linear->element == DTYPE_BF16)
-                    linear->kernels->convert_bf16(branch->up.type, from, rank, (uint16_t *)(void *)place);
+                    linear->kernels->decode_bf16(&from, 0, rank, (uint16_t *)(void *)place);
                 else
-                    linear->kernels->convert_f32(branch->up.type, from, rank, true, (float *)(void *)place);
+                    linear->kernels->decode_f32(&from, 0, rank, true, (float *)(void *)place);
             }
         }
         to += (size_t)(task->block.rows * stride) * task->element_bytes;

@@ -8,8 +8,8 @@ enum {
     LINEAR_INT8_TOKENS = 64
 }; // fewer do not pay for making codes of the weights: they are computed in bf16
 
-// Whether a layer is computed in 8 bits: it asks for it, there are tokens enough, its weights have a type that dtype_decode
-// knows, with no scales beside its blocks, and its side branches are F32, F16 or BF16 with ranks of about 2000 at most together.
+// Whether a layer is computed in 8 bits: it asks for it, there are tokens enough, and a task has room for its side branches:
+// ranks of about 1600 together.
 bool linear_int8_takes(const struct linear *linear, int64_t tokens);
 
 // The whole layer, epilogue included. Its branches are packed by linear_weights_pack.

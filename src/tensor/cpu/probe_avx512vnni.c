@@ -8,7 +8,7 @@ double probe_round_avx512vnni(void) {
     const __m512i x = _mm512_set1_epi32(0x3e993f1b);
     const __m512i zero = _mm512_setzero_si512();
     __m512i s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero, s6 = zero, s7 = zero, s8 = zero,
-           s9 = zero, s10 = zero, s11 = zero;
+            s9 = zero, s10 = zero, s11 = zero;
     for (int step = 0; step < STEPS; step++) {
         s0 = _mm512_dpbusd_epi32(s0, x, x);
         s1 = _mm512_dpbusd_epi32(s1, x, x);
