@@ -3,12 +3,13 @@
 // the floor at the machine's bf16 ceiling, which is measured before and after each figure, and the peak of anonymous memory.
 //
 //     bench_model [--threads N] [--isa NAME] [--rounds N] [--sizes 256,512,1024] [--references N] [--only NAME]
-//                 [--blocks N] [--lora RANK] [FOLDER]
+//                 [--blocks N] [--lora RANK] [--compute both] [FOLDER]
 //
 // The weights (7.8 GB) are written to FOLDER (default: "build/bench-model") once and used again by the next run; --blocks N
 // divides the blocks of both kinds by N for a machine with little room, and the seconds are those of the smaller model.
 // --lora: a LoRA of that rank on the layers that FLUX.2 [dev] Turbo's has (attention of double blocks, both products of single ones,
 // nine shared ones); steps with and without it take turns, and their ratio is told.
+// --compute both: steps in bf16 and in int8 take turns, and their ratio is told.
 // --only: "transformer" or "autoencoder". --references: that many references of 1 megapixel stand beside the picture.
 #include "base/clock.h"
 #include "base/file.h"
@@ -21,7 +22,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     HIDDEN = 3072,
@@ -35,7 +35,7 @@ enum {
 
 struct options {
     int threads, rounds, references, divide, lora;
-    const char *isa, *sizes, *only, *folder;
+    const char *isa, *sizes, *only, *folder, *compute;
 };
 
 static void check(bool done, const struct error *error) {
@@ -316,12 +316,6 @@ static void report(struct measure *measure, const char *name, double operations,
 }
 
 // Of all threads; what other programs do counts less here than in the time that passes.
-static double busy_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 static double lora_operations(double text, double image, int doubles, int singles, double rank) {
     const double h = HIDDEN, all = text + image;
     // Down and up of each layer; those of a single block's fused input run down twice, once for each of its two products.
@@ -355,12 +349,12 @@ static void bench_step(struct measure *measure, struct transformer *transformer,
     for (int i = -1; i < measure->rounds; i++)
         for (int way = 0; way < (lora ? 2 : 1); way++) {
             check(transformer_adapt(transformer, &(struct adapter){lora, 1}, way, &error), &error);
-            const double start = clock_seconds(), start_busy = busy_seconds();
+            const double start = clock_seconds(), start_busy = measure_cpu_seconds();
             check(transformer_velocity(run, latents, 500, 1, watch_block, &watch, NULL, velocity, &error),
                   &error);
             if (i < 0) continue;
             (way ? changed : seconds)[i] = clock_seconds() - start;
-            busy[way][i] = busy_seconds() - start_busy;
+            busy[way][i] = measure_cpu_seconds() - start_busy;
         }
     transformer_end(run);
     if (lora)
@@ -375,6 +369,51 @@ static void bench_step(struct measure *measure, struct transformer *transformer,
     char name[64];
     snprintf(name, sizeof name, "step %dx%d%s", side, side, options->references ? " with references" : "");
     report(measure, name, step_operations(TEXT, (double)all, doubles, singles), seconds, before, watch.most);
+    workspace_trim(measure->device);
+    free(text);
+    free(latents);
+    free(velocity);
+}
+
+// Steps in bf16 and in int8, turn by turn.
+static void bench_int8(struct measure *measure, struct transformer *transformer, int side, int doubles,
+                       int singles) {
+    static const enum compute ways[2] = {COMPUTE_BF16, COMPUTE_I8};
+    const struct token_grid grid = {side / 16, side / 16, 0};
+    const size_t count = (size_t)token_grid_tokens(&grid) * CHANNELS;
+    struct error error = {0};
+    struct watch watch[2] = {{0}};
+    double seconds[2][MEASURE_ROUNDS_MOST + 1] = {{0}}, ratios[MEASURE_ROUNDS_MOST + 1] = {0};
+    float *text = calloc(TEXT * CONTEXT, sizeof *text), *latents = calloc(count, sizeof *latents);
+    float *velocity = calloc(count, sizeof *velocity);
+    if (!text || !latents || !velocity) exit(1);
+    for (int64_t i = 0; i < TEXT * CONTEXT; i++) text[i] = (float)(i * 7919 % 1000) * 1e-3f - 0.5f;
+    for (size_t i = 0; i < count; i++) latents[i] = (float)(i * 7919 % 1000) * 2e-3f - 1;
+    const double before = probe_products(measure->device, COMPUTE_BF16, 0.3);
+    for (int i = -1; i < measure->rounds; i++) {
+        double busy[2];
+        for (int way = 0; way < 2; way++) {
+            struct transformer_run *run =
+                transformer_begin(transformer, ways[way], TEXT, text, 1, &grid, NULL, &error);
+            check(run != NULL, &error);
+            const double start = clock_seconds(), start_busy = measure_cpu_seconds();
+            check(
+                transformer_velocity(run, latents, 500, 1, watch_block, &watch[way], NULL, velocity, &error),
+                &error);
+            busy[way] = measure_cpu_seconds() - start_busy;
+            if (i >= 0) seconds[way][i] = clock_seconds() - start;
+            transformer_end(run);
+        }
+        if (i >= 0) ratios[i] = busy[0] / busy[1];
+    }
+    const double operations = step_operations(TEXT, (double)token_grid_tokens(&grid), doubles, singles);
+    for (int way = 0; way < 2; way++) {
+        char name[64];
+        snprintf(name, sizeof name, "step %dx%d, %s", side, side, way ? "int8" : "bf16");
+        report(measure, name, operations, seconds[way], before, watch[way].most);
+    }
+    printf("%-34s %8.2f times as fast in seconds of the processors, the median of %d pairs\n", "",
+           measure_median(ratios, measure->rounds), measure->rounds);
     workspace_trim(measure->device);
     free(text);
     free(latents);
@@ -420,6 +459,8 @@ static struct options parse(int count, char **arguments) {
                               .divide = 1,
                               .sizes = "256,512,1024",
                               .only = "",
+                              .compute = "",
+                              .compute = "bf16",
                               .folder = "build/bench-model"};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i], *value = i + 1 < count ? arguments[i + 1] : "";
@@ -438,6 +479,8 @@ static struct options parse(int count, char **arguments) {
         if (!strcmp(name, "--isa")) options.isa = value;
         if (!strcmp(name, "--sizes")) options.sizes = value;
         if (!strcmp(name, "--only")) options.only = value;
+        if (!strcmp(name, "--compute")) options.compute = value;
+        if (!strcmp(name, "--compute")) options.compute = value;
     }
     return options;
 }
@@ -493,6 +536,10 @@ int main(int count, char **arguments) {
         for (char *at = strtok(sizes, ","); at; at = strtok(NULL, ",")) {
             const int side = atoi(at) / 16 * 16;
             if (side < 64 || side > 4096) continue;
+            if (transformer && !strcmp(options.compute, "both")) {
+                bench_int8(&measure, transformer, side, doubles, singles);
+                continue;
+            }
             if (transformer) bench_step(&measure, transformer, lora, &options, side, doubles, singles);
             if (autoencoder) bench_autoencoder(&measure, autoencoder, side, encode, decode);
         }

@@ -3,6 +3,7 @@
 //
 //     bench_ops [threads [rounds [isa]]]
 //     bench_ops stored [threads [rounds [isa]]]     products with weights of every stored type only
+//     bench_ops int8 [threads [rounds [isa]]]       linear layers in 8 bits beside bf16, turn by turn, only
 #include "base/clock.h"
 #include "cli/measure.h"
 
@@ -99,14 +100,15 @@ static void compare(struct measure *measure) {
 int main(int count, char **arguments) {
     struct error error = {0};
     const bool stored = count > 1 && strcmp(arguments[1], "stored") == 0;
-    if (stored) arguments++, count--;
+    const bool int8 = count > 1 && strcmp(arguments[1], "int8") == 0;
+    if (stored || int8) arguments++, count--;
     const int threads = count > 1 ? atoi(arguments[1]) : 2, rounds = count > 2 ? atoi(arguments[2]) : 5;
     const char *names[8] = {count > 3 ? arguments[3] : NULL};
     const int isas = count > 3 ? 1 : device_isa_list(names, 8);
     struct pool *pool =
         threads >= 1 && rounds >= 1 && rounds <= MEASURE_ROUNDS_MOST ? pool_open(threads, &error) : NULL;
     if (!pool) {
-        fprintf(stderr, "usage: bench_ops [stored] [threads [rounds [isa]]] %s\n", error.message);
+        fprintf(stderr, "usage: bench_ops [stored|int8] [threads [rounds [isa]]] %s\n", error.message);
         return 2;
     }
     for (int i = 0; i < isas; i++) {
@@ -116,9 +118,11 @@ int main(int count, char **arguments) {
             return 1;
         }
         measure_machine(&measure);
-        if (i == 0 && !stored) compare(&measure);
-        if (!stored) measure_shapes(&measure, false);
-        measure_stored(&measure, 512, false);
+        const bool all = !stored && !int8;
+        if (i == 0 && all) compare(&measure);
+        if (all) measure_shapes(&measure, false);
+        if (!int8) measure_stored(&measure, 512, false);
+        if (int8 || (all && i == 0)) measure_int8_shapes(&measure, false);
         measure_close(&measure);
     }
     pool_close(pool);

@@ -71,6 +71,9 @@ enum limn_compute {
     LIMN_COMPUTE_AUTO, // bf16 where the transformer's weights are 16-bit, else f32
     LIMN_COMPUTE_F32,
     LIMN_COMPUTE_BF16,
+    // As bf16, but the products inside the transformer's blocks round activations and weights to 8 bits (docs/precision.md says
+    // how far that takes the pictures). Never chosen by itself. On a processor with AMX tiles bf16 is the faster one.
+    LIMN_COMPUTE_INT8,
 };
 
 // A LoRA: a file of low-rank changes of the transformer's weights (safetensors; diffusers, PEFT, BFL, ComfyUI or kohya names).

@@ -58,8 +58,9 @@ static const char *check_default_model(const char *text) {
 }
 
 static const char *check_compute(const char *text) {
-    bool good = !strcmp(text, "auto") || !strcmp(text, "f32") || !strcmp(text, "bf16");
-    return good ? NULL : "auto, f32 or bf16";
+    bool good =
+        !strcmp(text, "auto") || !strcmp(text, "f32") || !strcmp(text, "bf16") || !strcmp(text, "int8");
+    return good ? NULL : "auto, f32, bf16 or int8";
 }
 
 static const char *check_file(const char *text) {
@@ -186,7 +187,7 @@ static const struct config_key KEYS[] = {
     {"local.isa", CONFIG_TEXT, AT(local.isa), "", 0, 0, NULL, NULL,
      "instruction set of the engine as `limn --version` names them; empty: the best"},
     {"local.compute", CONFIG_TEXT, AT(local.compute), "auto", 0, 0, NULL, check_compute,
-     "type that the engine computes in: auto, f32 or bf16"},
+     "type that the engine computes in: auto, f32, bf16 or int8"},
     {"local.loras", CONFIG_TEXTS, AT(local.loras), "", 0, 0, NULL, check_file,
      "LoRAs of every request to the served model: FILE or FILE:SCALE, at most four"},
     {"local.cache", CONFIG_BYTES, AT(local.cache_bytes), "256MiB", 0, 1e12, NULL, NULL,

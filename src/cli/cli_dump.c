@@ -35,7 +35,7 @@ static const char help[] = "usage: limn dump --model DIR --prompt TEXT -o FILE.s
                            "  --image FILE     a reference image, up to four times\n"
                            "  --size WxH  --seed N  --steps N  --guidance X  --sigmas A,B,...\n"
                            "  --lora FILE[:SCALE]  a LoRA, up to four times\n"
-                           "  --noise f32|bf16  --compute f32|bf16  --isa NAME  --threads N\n";
+                           "  --noise f32|bf16  --compute f32|bf16|int8  --isa NAME  --threads N\n";
 
 enum {
     OPTION_PROMPT = 256,
@@ -106,7 +106,7 @@ static bool add_lora(char *text, struct dump_options *options) {
 }
 
 static bool read_option(int option, char *text, struct dump_options *options) {
-    static const char *const types[] = {"f32", "bf16"};
+    static const char *const types[] = {"f32", "bf16", "int8"}; // noise: the first two
     struct limn_request *request = &options->request;
     int word = 0;
     switch (option) {
@@ -142,8 +142,8 @@ static bool read_option(int option, char *text, struct dump_options *options) {
         request->noise = word ? LIMN_NOISE_BF16 : LIMN_NOISE_F32;
         return true;
     case OPTION_COMPUTE:
-        if (!option_word("--compute", text, types, 2, &word)) return false;
-        options->engine.compute = word ? LIMN_COMPUTE_BF16 : LIMN_COMPUTE_F32;
+        if (!option_word("--compute", text, types, 3, &word)) return false;
+        options->engine.compute = (enum limn_compute)(LIMN_COMPUTE_F32 + word);
         return true;
     default:
         return read_number(option, text, options);

@@ -83,7 +83,8 @@ static const char help[] =
     "      --preview N,...   also write the picture as it is after these steps, as FILE-stepN\n"
     "      --tiling          decode in overlapping tiles: less memory, a slightly different picture\n"
     "      --noise NAME      f32 (default), or bf16: the noise of a reference pipeline that runs in bf16\n"
-    "      --compute NAME    auto (default), f32 or bf16: the type in which products are computed\n"
+    "      --compute NAME    auto (default), f32, bf16 or int8: the type in which products are computed;\n"
+    "                        int8 is faster than bf16 on most processors, and less exact\n"
     "      --isa NAME        instruction set; limn --version lists those that can be used here\n"
     "      --threads N       default: one a processor\n"
     "      --json            print what was made as one JSON object on standard output\n"
@@ -219,7 +220,7 @@ static bool read_request_option(int option, const char *text, struct generate_op
 
 // The options that choose among words.
 static bool read_choice(int option, const char *text, struct generate_options *options) {
-    static const char *const computes[] = {"auto", "f32", "bf16"};
+    static const char *const computes[] = {"auto", "f32", "bf16", "int8"};
     static const char *const noises[] = {"f32", "bf16"};
     int64_t integer = 0;
     int word = 0;
@@ -229,7 +230,7 @@ static bool read_choice(int option, const char *text, struct generate_options *o
         options->request.noise = word ? LIMN_NOISE_BF16 : LIMN_NOISE_F32;
         return true;
     case OPTION_COMPUTE:
-        if (!option_word("--compute", text, computes, 3, &word)) return false;
+        if (!option_word("--compute", text, computes, 4, &word)) return false;
         options->engine.compute = (enum limn_compute)word;
         return true;
     case OPTION_THREADS:

@@ -55,7 +55,7 @@ static const char HELP[] =
     "  --threads N          threads of the engine (default: one a processor)\n"
     "  --isa NAME           instruction set of the engine, as `limn --version` names them (default: the "
     "best)\n"
-    "  --compute TYPE       auto, f32 or bf16 (default: auto)\n"
+    "  --compute TYPE       auto, f32, bf16 or int8 (default: auto)\n"
     "  --quiet              no line for each request\n"
     "  --help               print this text\n"
     "\n"
@@ -140,8 +140,8 @@ static bool read_option(struct serve_options *options, int letter, const char *t
         config->local.isa = text;
         return true;
     case 'c':
-        if (strcmp(text, "auto") && strcmp(text, "f32") && strcmp(text, "bf16"))
-            return usage("--compute", "auto, f32 or bf16");
+        if (strcmp(text, "auto") && strcmp(text, "f32") && strcmp(text, "bf16") && strcmp(text, "int8"))
+            return usage("--compute", "auto, f32, bf16 or int8");
         config->local.compute = text;
         return true;
     case 'Q':

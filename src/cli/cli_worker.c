@@ -15,7 +15,7 @@
 
 static const char HELP[] =
     "limn worker - draw for a server (started by `limn serve`, not by hand)\n\n"
-    "usage: limn worker --model DIR --spool DIR [--threads N] [--isa NAME] [--compute auto|f32|bf16]\n"
+    "usage: limn worker --model DIR --spool DIR [--threads N] [--isa NAME] [--compute auto|f32|bf16|int8]\n"
     "       [--cache-megabytes N] [--lora FILE[:SCALE]]...\n\n"
     "Speaks the queue's messages on file descriptor 3 and ends when that closes.\n";
 
@@ -31,6 +31,8 @@ static bool read_compute(const char *name, enum limn_compute *compute) {
         *compute = LIMN_COMPUTE_F32;
     else if (!strcmp(name, "bf16"))
         *compute = LIMN_COMPUTE_BF16;
+    else if (!strcmp(name, "int8"))
+        *compute = LIMN_COMPUTE_INT8;
     else
         return false;
     return true;
@@ -75,7 +77,7 @@ int command_worker(int count, char **arguments) {
             break;
         case 'c':
             if (!read_compute(optarg, &options.engine.compute))
-                return wrong("--compute: expected auto, f32 or bf16");
+                return wrong("--compute: expected auto, f32, bf16 or int8");
             break;
         case 'C':
             errno = 0;

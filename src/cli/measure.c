@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 bool measure_open(struct measure *measure, struct pool *pool, const char *isa, int rounds,
                   struct error *error) {
@@ -29,6 +30,12 @@ double measure_median(double *values, int count) {
     return values[count / 2];
 }
 
+double measure_cpu_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 static double median_products(struct measure *measure, enum compute compute) {
     double rates[5];
     for (int i = 0; i < 5; i++) rates[i] = probe_products(measure->device, compute, 0.1);
@@ -42,11 +49,13 @@ void measure_ceiling(struct measure *measure) {
 
 void measure_machine(struct measure *measure) {
     measure->ceiling = median_products(measure, COMPUTE_BF16);
-    const double f32 = median_products(measure, COMPUTE_F32);
+    const double f32 = median_products(measure, COMPUTE_F32), int8 = median_products(measure, COMPUTE_I8);
     printf("instruction set %s, %d threads\n", device_isa(measure->device),
            pool_threads(measure->device->pool));
-    printf("ceilings: bf16 products %.0f GFLOP/s, f32 products %.0f GFLOP/s, reading %.1f GB/s\n",
-           measure->ceiling * 1e-9, f32 * 1e-9, probe_reading(measure->device, 0.3) * 1e-9);
+    printf("ceilings: bf16 products %.0f GFLOP/s, f32 products %.0f GFLOP/s, int8 products %.0f GOP/s, "
+           "reading %.1f "
+           "GB/s\n",
+           measure->ceiling * 1e-9, f32 * 1e-9, int8 * 1e-9, probe_reading(measure->device, 0.3) * 1e-9);
     fflush(stdout);
 }
 
@@ -69,42 +78,92 @@ void *measure_values(struct measure *measure, int64_t count, float size) {
 
 // ------------------------------------------------------------------------------------------------------ the operations
 
-void measure_linear(struct measure *measure, int64_t tokens, int64_t in, int64_t out,
-                    enum epilogue_kind kind) {
+// A layer with random values in the device's workspace.
+struct layer {
+    struct linear linear;
+    struct matrix x, y;
+    struct modulation modulation;
+    struct epilogue epilogue;
+    double operations;
+    char name[96];
+};
+
+static void make_layer(struct measure *measure, int64_t tokens, int64_t in, int64_t out,
+                       enum epilogue_kind kind, struct layer *layer) {
     struct device *device = measure->device;
-    const size_t mark = workspace_mark(device);
     const bool gated = kind == EPILOGUE_GATED_SILU, adds = kind == EPILOGUE_GATED_ADD;
     const int64_t cols = gated ? out / 2 : out;
     void *weights = measure_values(measure, in * out, 0.02f), *x = measure_values(measure, tokens * in, 1);
-    struct matrix y = workspace_matrix(device, adds ? DTYPE_F32 : DTYPE_BF16, tokens, cols);
     struct matrix gate = workspace_matrix(device, DTYPE_F32, 1, cols);
-    double seconds[MEASURE_ROUNDS_MOST + 1] = {0};
+    *layer = (struct layer){
+        .linear =
+            {.in = in,
+             .out = out,
+             .part_count = 1,
+             .parts = {{.data = weights, .type = DTYPE_BF16, .rows = out, .row_bytes = (size_t)in * 2}}},
+        .x = matrix_dense(x, DTYPE_BF16, tokens, in),
+        .y = workspace_matrix(device, adds ? DTYPE_F32 : DTYPE_BF16, tokens, cols),
+        .modulation = {.end = tokens, .gate = gate.data},
+        .epilogue = {kind, &layer->modulation, 1},
+        .operations = 2.0 * (double)tokens * (double)in * (double)out};
     for (int64_t i = 0; i < cols && gate.data; i++) ((float *)gate.data)[i] = 0.5f;
-    for (int64_t i = 0; i < tokens * cols && adds && gate.data; i++) ((float *)y.data)[i] = 0;
-    const struct modulation modulation = {.end = tokens, .gate = gate.data};
-    const struct epilogue epilogue = {kind, &modulation, 1};
-    const struct linear linear = {
-        .in = in,
-        .out = out,
-        .compute = COMPUTE_BF16,
-        .part_count = 1,
-        .parts = {{.data = weights, .type = DTYPE_BF16, .rows = out, .row_bytes = (size_t)in * 2}}};
-    for (int i = -1; i < measure->rounds; i++) {
-        const double start = clock_seconds();
-        device->ops->linear(device, &linear, matrix_dense(x, DTYPE_BF16, tokens, in), &epilogue, y);
-        if (i >= 0) seconds[i] = clock_seconds() - start;
-    }
-    char name[96];
-    snprintf(name, sizeof name, "linear %lld tokens, %lld -> %lld%s", (long long)tokens, (long long)in,
+    for (int64_t i = 0; i < tokens * cols && adds && layer->y.data; i++) ((float *)layer->y.data)[i] = 0;
+    snprintf(layer->name, sizeof layer->name, "%lld tokens, %lld -> %lld%s", (long long)tokens, (long long)in,
              (long long)out,
              gated  ? ", gated SiLU"
              : adds ? ", gated add"
                     : "");
-    measure_report(measure, name, 2.0 * (double)tokens * (double)in * (double)out, seconds);
+}
+
+static void run_layer(struct measure *measure, struct layer *layer, enum compute compute) {
+    layer->linear.compute = compute;
+    measure->device->ops->linear(measure->device, &layer->linear, layer->x, &layer->epilogue, layer->y);
+}
+
+void measure_linear(struct measure *measure, int64_t tokens, int64_t in, int64_t out,
+                    enum epilogue_kind kind) {
+    const size_t mark = workspace_mark(measure->device);
+    double seconds[MEASURE_ROUNDS_MOST + 1] = {0};
+    struct layer layer;
+    char name[128];
+    make_layer(measure, tokens, in, out, kind, &layer);
+    for (int i = -1; i < measure->rounds; i++) {
+        const double start = clock_seconds();
+        run_layer(measure, &layer, COMPUTE_BF16);
+        if (i >= 0) seconds[i] = clock_seconds() - start;
+    }
+    snprintf(name, sizeof name, "linear %s", layer.name);
+    measure_report(measure, name, layer.operations, seconds);
     if (tokens == 1)
         printf("%-52s %10.1f GB/s of weights\n", "",
                (double)in * (double)out * 2 / measure_median(seconds, measure->rounds) * 1e-9);
-    workspace_release(device, mark);
+    workspace_release(measure->device, mark);
+}
+
+void measure_int8(struct measure *measure, int64_t tokens, int64_t in, int64_t out, enum epilogue_kind kind) {
+    static const enum compute ways[2] = {COMPUTE_BF16, COMPUTE_I8};
+    const size_t mark = workspace_mark(measure->device);
+    double seconds[2][MEASURE_ROUNDS_MOST + 1] = {{0}}, ratios[MEASURE_ROUNDS_MOST + 1] = {0};
+    struct layer layer;
+    char name[128];
+    make_layer(measure, tokens, in, out, kind, &layer);
+    for (int i = -1; i < measure->rounds; i++) {
+        double spent[2];
+        for (int way = 0; way < 2; way++) {
+            const double start = clock_seconds(), cpu = measure_cpu_seconds();
+            run_layer(measure, &layer, ways[way]);
+            spent[way] = measure_cpu_seconds() - cpu;
+            if (i >= 0) seconds[way][i] = clock_seconds() - start;
+        }
+        if (i >= 0) ratios[i] = spent[0] / spent[1];
+    }
+    snprintf(name, sizeof name, "bf16 %s", layer.name);
+    measure_report(measure, name, layer.operations, seconds[0]);
+    snprintf(name, sizeof name, "int8 %s", layer.name);
+    measure_report(measure, name, layer.operations, seconds[1]);
+    printf("%-52s %10.2f times as fast in CPU seconds, the median of %d pairs\n", "",
+           measure_median(ratios, measure->rounds), measure->rounds);
+    workspace_release(measure->device, mark);
 }
 
 void measure_attention(struct measure *measure, int64_t queries, int64_t keys, int heads, int kv_heads,
@@ -189,4 +248,15 @@ void measure_shapes(struct measure *measure, bool quick) {
     if (!quick) measure_convolution(measure, 512, 128);
     for (int64_t n = 1; n <= (quick ? 1 : 16); n *= 4) measure_linear(measure, n, 3072, 9216, EPILOGUE_STORE);
     if (quick) measure_stored(measure, 512, true);
+}
+
+void measure_int8_shapes(struct measure *measure, bool quick) {
+    static const int64_t tokens[] = {1536, 512, 1024, 4608};
+    measure_ceiling(measure);
+    for (int i = 0; i < (quick ? 1 : 4); i++) {
+        measure_int8(measure, tokens[i], 3072, 9216, EPILOGUE_STORE);
+        measure_int8(measure, tokens[i], 3072, 18432, EPILOGUE_GATED_SILU);
+        measure_int8(measure, tokens[i], 9216, 3072, EPILOGUE_GATED_ADD);
+        measure_int8(measure, tokens[i], 12288, 3072, EPILOGUE_GATED_ADD);
+    }
 }

@@ -17,9 +17,9 @@ static bool check_options(const struct limn_options *options, struct error *erro
     if (options->threads < 0 || options->threads > LIMN_THREADS_MOST)
         return error_set_field(error, ERROR_INPUT, "threads", "threads is %d, expected 0 to %d",
                                options->threads, LIMN_THREADS_MOST);
-    if (options->compute < LIMN_COMPUTE_AUTO || options->compute > LIMN_COMPUTE_BF16)
-        return error_set_field(error, ERROR_INPUT, "compute", "compute is %d, expected auto, f32 or bf16",
-                               (int)options->compute);
+    if (options->compute < LIMN_COMPUTE_AUTO || options->compute > LIMN_COMPUTE_INT8)
+        return error_set_field(error, ERROR_INPUT, "compute",
+                               "compute is %d, expected auto, f32, bf16 or int8", (int)options->compute);
     return true;
 }
 
@@ -71,8 +71,9 @@ static bool open_parts(struct pipeline *pipeline, const char *folder, const stru
     if (!pipeline->transformer) return false;
     const struct transformer_shape *shape = transformer_shape(pipeline->transformer);
     bool bf16 =
-        options->compute == LIMN_COMPUTE_AUTO ? shape->sixteen_bit : options->compute == LIMN_COMPUTE_BF16;
+        options->compute == LIMN_COMPUTE_AUTO ? shape->sixteen_bit : options->compute != LIMN_COMPUTE_F32;
     pipeline->compute = bf16 ? COMPUTE_BF16 : COMPUTE_F32;
+    pipeline->transformer_compute = options->compute == LIMN_COMPUTE_INT8 ? COMPUTE_I8 : pipeline->compute;
     if (!model_settings_read(folder, index, shape, settings, error)) return false;
     struct prompt_settings text = model_prompt_settings(settings);
     pipeline->encoder =

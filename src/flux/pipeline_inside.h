@@ -9,7 +9,8 @@
 
 struct pipeline {
     struct model_settings settings;
-    enum compute compute;
+    enum compute compute;             // of the text encoder and the autoencoder
+    enum compute transformer_compute; // the same, or COMPUTE_I8
     struct pool *pool;
     struct device *device;
     struct transformer *transformer;

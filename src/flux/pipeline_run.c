@@ -457,9 +457,9 @@ static bool denoise(struct run *run, struct error *error) {
         return false;
     see(run, "sigmas", DTYPE_F32, 1, &points, run->sigmas);
     see(run, "timesteps", DTYPE_F32, 1, &steps, run->timesteps);
-    struct transformer_run *transformer =
-        transformer_begin(pipeline->transformer, pipeline->compute, pipeline->settings.text_length,
-                          run->embeddings, 1 + request->reference_count, run->grids, run->references, error);
+    struct transformer_run *transformer = transformer_begin(
+        pipeline->transformer, pipeline->transformer_compute, pipeline->settings.text_length, run->embeddings,
+        1 + request->reference_count, run->grids, run->references, error);
     if (!transformer) return false;
     bool good = (!run->empty || transformer_add_text(transformer, run->empty, error)) &&
                 run_steps(run, transformer, error);

@@ -24,7 +24,8 @@ struct transformer_run {
     struct transformer *t;
     struct device *device;
     const struct ops *ops;
-    enum compute compute;
+    enum compute compute;               // of the blocks
+    enum compute outer;                 // of the text's embedding and the output layer: never 8 bits
     size_t mark;                        // of the workspace
     int64_t tokens, text, generated;    // rows: all, text, of the generated picture
     struct range streams[STREAM_COUNT]; // text; generated and references
@@ -286,7 +287,7 @@ static void read_velocity(struct transformer_run *run, float *velocity) {
          chunk = chunk_at(run, rows, chunk.end)) {
         int64_t count = chunk.end - chunk.begin;
         normalise(run, chunk, &modulation);
-        product(run, &run->t->out, run->compute, matrix_rows(run->normed, 0, count), &STORE,
+        product(run, &run->t->out, run->outer, matrix_rows(run->normed, 0, count), &STORE,
                 matrix_rows(run->velocity, chunk.begin - run->text, count));
     }
     device_download(run->device, velocity, run->velocity.data,
@@ -356,7 +357,7 @@ static void embed_text(struct transformer_run *run, const float *prompt_embeds, 
     struct matrix x = buffer(run, DTYPE_F32, run->text, weights->in);
     if (x.data) {
         device_upload(run->device, x.data, prompt_embeds, (size_t)(run->text * weights->in) * sizeof(float));
-        product(run, weights, run->compute, x, &STORE, embedded);
+        product(run, weights, run->outer, x, &STORE, embedded);
     }
     workspace_release(run->device, mark);
 }
@@ -374,6 +375,7 @@ struct transformer_run *transformer_begin(struct transformer *t, enum compute co
     run->device = t->device;
     run->ops = t->device->ops;
     run->compute = compute;
+    run->outer = compute == COMPUTE_I8 ? COMPUTE_BF16 : compute;
     run->mark = workspace_mark(t->device);
     run->text = text_length;
     run->generated = token_grid_tokens(&grids[0]);

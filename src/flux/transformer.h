@@ -48,7 +48,8 @@ void transformer_release_pages(const struct transformer *transformer);
 // What stays the same over the steps of one request: positions, embedded text and references, buffers in the device's
 // workspace. The sequence is text, then the tokens of grids[0], the generated picture, then those of grids[1..], the references.
 // prompt_embeds: [text_length, context] f32 on the host; references: [tokens of grids[1..], in_channels] f32 on the host (NULL
-// where there are none). Both are copied. text_length and grid_count at least 1. NULL with an error.
+// where there are none). Both are copied. [compute] COMPUTE_I8 holds for the products inside the blocks; attention, the text's
+// embedding and the output layer are then in bf16, embedders and modulation in f32 as always. text_length and grid_count at least 1. NULL with an error.
 struct transformer_run;
 struct transformer_run *transformer_begin(struct transformer *transformer, enum compute compute,
                                           int text_length, const float *prompt_embeds, int grid_count,

@@ -15,14 +15,18 @@
 
 struct ops;
 
-// In what type products are computed (sums are always f32).
+// In what type products are computed (sums are f32, in 8 bits integers within a group of the depth).
 enum compute {
     COMPUTE_F32,  // operands f32
     COMPUTE_BF16, // operands rounded to bf16
+    // As COMPUTE_BF16, but linear layers round both operands to 8 bits with a scale for each row and group of the depth, where
+    // the backend has such products and there are rows enough. An approximation that is chosen, layer by layer.
+    COMPUTE_I8,
 };
 
+// What operations write for products to read.
 static inline enum dtype compute_dtype(enum compute compute) {
-    return compute == COMPUTE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    return compute == COMPUTE_F32 ? DTYPE_F32 : DTYPE_BF16;
 }
 
 // Scratch memory of the activations: one reserved range, handed out upwards and given back to a mark. Pages come into

@@ -48,7 +48,7 @@ struct layout {
 static struct layout layout_of(const struct device *device, const struct conv *conv) {
     const struct gemm_kernels *gemm = cpu_of(device)->gemm;
     struct layout layout = {.element = gemm_element(gemm, conv->compute), .phases = 1};
-    layout.round = conv->compute == COMPUTE_BF16 && layout.element == DTYPE_F32;
+    layout.round = conv->compute != COMPUTE_F32 && layout.element == DTYPE_F32;
     layout.gather = conv->kernel == 3 && !conv->upsample2 && conv->in <= GATHER_CHANNELS_MOST;
     layout.taps = conv->kernel * conv->kernel;
     int64_t channels = conv->in;

@@ -1,9 +1,9 @@
 // The CPU backend from inside: its state, and the functions that fill its op table. Relies on device.h, ops.h, pool.h.
 //
 // DESIGN. One op is one file (linear.c, attention.c, ...) that divides the work into tasks for the pool and is the same
-// for every instruction set; what depends on the instruction set are small kernels behind two tables that are chosen
-// when the device is opened: struct gemm_kernels (gemm.h: products, packing, softmax) and struct row_kernels (rows.h:
-// what works on one row or one map at a time). A task sums only within itself and in an order that the shape gives,
+// for every instruction set; what depends on the instruction set are small kernels behind tables that are chosen
+// when the device is opened: struct gemm_kernels (gemm.h: products, packing, softmax; gemm_int8.h: products in 8 bits) and
+// struct row_kernels (rows.h: what works on one row or one map at a time). A task sums only within itself and in an order that the shape gives,
 // never the number of threads: the same bytes for any number of threads.
 #ifndef LIMN_TENSOR_CPU_CPU_H
 #define LIMN_TENSOR_CPU_CPU_H
@@ -26,6 +26,7 @@ enum cpu_isa cpu_isa_best(void);
 const char *cpu_isa_name(enum cpu_isa isa);
 
 struct gemm_kernels;
+struct int8_kernels;
 struct row_kernels;
 
 enum { CPU_SCRATCH_BYTES = 8 << 20 }; // of each thread
@@ -33,6 +34,7 @@ enum { CPU_SCRATCH_BYTES = 8 << 20 }; // of each thread
 struct cpu {
     enum cpu_isa isa;
     const struct gemm_kernels *gemm; // gemm.h
+    const struct int8_kernels *int8; // gemm_int8.h
     const struct row_kernels *rows;  // rows.h
     int threads;
     char *scratch; // [threads][CPU_SCRATCH_BYTES], 64-byte aligned, pages taken when touched

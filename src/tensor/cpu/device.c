@@ -1,7 +1,7 @@
 // The CPU as a device: which instruction sets there are, the workspace, and memory that is just host memory.
-// Relies on cpu.h, gemm.h; Linux (mmap, arch_prctl).
+// Relies on cpu.h, gemm_int8.h; Linux (mmap, arch_prctl).
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/gemm.h"
+#include "tensor/cpu/gemm_int8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -129,6 +129,7 @@ struct device *device_open_cpu(const struct device_options *options, struct erro
     device->pool = options->pool;
     cpu->isa = isa;
     cpu->gemm = gemm_kernels_for(isa);
+    cpu->int8 = int8_kernels_for(isa);
     cpu->rows = row_kernels_for(isa);
     cpu->threads = pool_threads(options->pool);
     cpu->scratch = reserve((size_t)cpu->threads * CPU_SCRATCH_BYTES);

@@ -147,7 +147,7 @@ const struct gemm_kernels *gemm_kernels_for(enum cpu_isa isa);
 
 // The element type of rows and panels for a compute type: DTYPE_F32 or DTYPE_BF16.
 static inline enum dtype gemm_element(const struct gemm_kernels *kernels, enum compute compute) {
-    return compute == COMPUTE_BF16 && kernels->has_bf16 ? DTYPE_BF16 : DTYPE_F32;
+    return compute != COMPUTE_F32 && kernels->has_bf16 ? DTYPE_BF16 : DTYPE_F32;
 }
 
 // Depth as panels hold it: rounded up to GEMM_DEPTH_STEP.

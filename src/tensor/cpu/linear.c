@@ -1,10 +1,10 @@
-// Linear layers: y = epilogue(x W^T). Relies on linear.h.
+// Linear layers: y = epilogue(x W^T). Relies on linear_int8.h.
 //
 // A single row takes the path in this file. For more, the activations are packed once and the pool works on blocks of
 // outputs times ranges of tokens: with the tokens as the rows of the products (linear_tokens.c) where the instruction set
 // has products of tiles and there are tokens enough to pay for packing the weights, else with the weights as the rows
 // (linear_weights.c). Here are the blocks and the epilogue, which both share.
-#include "tensor/cpu/linear.h"
+#include "tensor/cpu/linear_int8.h"
 
 #include <assert.h>
 
@@ -283,6 +283,9 @@ void cpu_linear(struct device *device, const struct linear *linear, struct matri
     check_shapes(linear, x, epilogue, y);
     const int64_t tokens = x.batch * x.rows;
     if (device->status.kind || tokens == 0 || linear->out == 0) return;
+    const bool int8 = linear_int8_takes(linear, tokens);
+    struct linear rest = *linear; // what is not in 8 bits is in bf16
+    if (linear->compute == COMPUTE_I8) rest.compute = COMPUTE_BF16, linear = &rest;
     const size_t mark = workspace_mark(device);
     const struct gemm_kernels *kernels = cpu_of(device)->gemm;
     struct single_job single = {.job = {.device = device,
@@ -297,11 +300,14 @@ void cpu_linear(struct device *device, const struct linear *linear, struct matri
                                         .scale = 1}};
     struct linear_job *job = &single.job;
     job->tokens_are_rows =
-        kernels->product_tiles && job->element == DTYPE_BF16 && tokens > LINEAR_TOKENS_DIRECT;
-    bool ready = tokens == 1 || pack(device, job);
+        !int8 && kernels->product_tiles && job->element == DTYPE_BF16 && tokens > LINEAR_TOKENS_DIRECT;
+    // In 8 bits the branches alone need the tokens in bf16.
+    bool ready = tokens == 1 || (int8 && linear->branch_count == 0) || pack(device, job);
     for (int i = 0; i < linear->branch_count && ready; i++) ready = prepare_branch(device, &single, i);
     if (ready && tokens == 1)
         linear_single(device, &single);
+    else if (ready && int8)
+        linear_int8(device, job);
     else if (ready)
         multiply(device, job);
     workspace_release(device, mark);

@@ -1,7 +1,10 @@
-// The ceilings of a machine. Relies on probe.h, clock.h.
+// The ceilings of a machine. Relies on probe.h, gemm_int8.h, clock.h.
 #include "tensor/cpu/probe.h"
 
 #include "base/clock.h"
+#include "tensor/cpu/gemm_int8.h"
+
+#include <string.h>
 
 typedef double probe_round(void);
 
@@ -64,6 +67,10 @@ double probe_products(struct device *device, enum compute compute, double second
 #endif
     };
     struct probe probe = {.round = rounds[isa], .seconds = seconds};
+#ifdef LIMN_X86_KERNELS
+    if (compute == COMPUTE_I8 && !strcmp(cpu_of(device)->int8->name, "avx512vnni"))
+        probe.round = probe_round_avx512vnni;
+#endif
     return run(device, &probe, compute_task);
 }
 

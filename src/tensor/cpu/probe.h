@@ -6,7 +6,8 @@
 #include "tensor/cpu/cpu.h"
 
 // Floating-point operations a second of all of the device's threads together, measured for about [seconds]: products in
-// bf16 or f32 as the device's instruction set computes them, operands in registers.
+// bf16, f32 or 8 bits as the device's instruction set computes them, operands in registers. 8 bits are measured where there
+// is an instruction for them; elsewhere the figure is that of bf16.
 double probe_products(struct device *device, enum compute compute, double seconds);
 
 // Bytes a second that all threads together read from memory (64 MiB each, beyond most caches' share).
@@ -17,6 +18,7 @@ double probe_round_plain(void);
 double probe_round_avx2(void);
 double probe_round_avx512(void);
 double probe_round_avx512bf16(void);
+double probe_round_avx512vnni(void);
 double probe_round_amx(void);
 
 #endif
