@@ -122,6 +122,18 @@ def test_purge_removes_all(keeps):
     assert not {url.rsplit("/", 1)[1] for url in urls} & set(media_files(keeps))
 
 
+def test_a_full_quota_does_not_stop_answers(own_server):
+    """What cannot be kept is missing in the history; the caller has it."""
+    server = own_server(*FAST, config=KEEPS + "media:\n  quota: 1\n")
+    for more in ({}, {"stream": True}):
+        status, body, headers = generate(server, {"prompt": "a", "response_format": "b64_json", **more})
+        assert status == 200
+        record = record_of(server, headers["x-request-id"])
+        assert record["media"] == [] and record["status"] == "completed" and record["payload"]["prompt"] == "a"
+        assert [one["url"] for one in record["answer"]["data"]] == [None]
+    assert generate(server, {"prompt": "a"})[0] == 507  # a URL needs the room
+
+
 def test_retention_ends(own_server):
     server = own_server(*FAST, config="store:\n  keep_payloads: true\n  payload_retention: 1s\n")
     answer = server.client.images.generate(prompt="a", size=SMALL, response_format="b64_json")
