@@ -166,6 +166,12 @@ static bool convert(struct lora *lora, const struct tensor *from, struct weight_
     return true;
 }
 
+// The types that a matrix may be stored in; not GGUF's block types.
+static bool is_plain(enum dtype type) {
+    return type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16 || type == DTYPE_F64 ||
+           type == DTYPE_F8_E4M3 || type == DTYPE_F8_E5M2;
+}
+
 // A matrix as rows that products read; [rows, cols], -1 accepts any that is not 0.
 static bool get_matrix(struct lora *lora, const struct checkpoint_entry *entry, int64_t rows, int64_t cols,
                        struct weight_rows *to, struct error *error) {
@@ -176,6 +182,11 @@ static bool get_matrix(struct lora *lora, const struct checkpoint_entry *entry, 
                          "%s: tensor \"%.120s\": a LoRA of a convolution, expected two sides", lora->name,
                          entry->name);
     if (!checkpoint_get(lora->checkpoint, &tensor, 2, shape, error, "%s", entry->name)) return false;
+    if (!is_plain(tensor.type) || tensor.scales)
+        return error_set(error, ERROR_UNSUPPORTED,
+                         "%s: tensor \"%.120s\" is stored as %s%s, expected F32, F16, BF16, F64 or fp8",
+                         lora->name, entry->name, dtype_info(tensor.type)->name,
+                         tensor.scales ? " with scales" : "");
     if (shape[0] == 0 || shape[1] == 0)
         return error_set(error, ERROR_INPUT, "%s: tensor \"%.120s\" is empty, expected a rank of 1 or more",
                          lora->name, entry->name);
@@ -212,7 +223,7 @@ static bool get_alpha(const struct lora *lora, const struct checkpoint_entry *en
         *alpha = tensor->type == DTYPE_I64 ? (double)wide : narrow;
         return true;
     }
-    if (!dtype_decode(tensor->type, tensor->data, &value, 1) || !isfinite(value))
+    if (!is_plain(tensor->type) || !dtype_decode(tensor->type, tensor->data, &value, 1) || !isfinite(value))
         return error_set(error, ERROR_INPUT, "%s: tensor \"%.120s\": expected a finite number", lora->name,
                          entry->name);
     *alpha = (double)value;

@@ -103,7 +103,7 @@ static bool fuzz_language_model(const char *text, size_t size, struct error *err
     promise(config.vocabulary > 0 && config.hidden > 0 && config.mlp_hidden > 0 && config.layers > 0);
     promise(config.heads > 0 && config.kv_heads > 0 && config.heads % config.kv_heads == 0);
     promise(config.head_dim > 0 && config.head_dim % 2 == 0 && config.window >= 0);
-    promise(config.eps > 0 && isfinite(config.rope_theta) && config.rope_theta > 0);
+    promise(config.eps >= 0 && isfinite(config.rope_theta) && config.rope_theta > 0);
     return true;
 }
 

@@ -177,6 +177,10 @@ def make_lora():
     put("lora", "alone", lora_file("transformer.", False, ".lora_A.weight", ".lora_C.weight"))
     put("lora", "lokr", lora_file("diffusion_model.", True, ".lokr_w1", ".lokr_w2"))
     put("lora", "twice", lora_file("", False, *peft, layers=[LORA_LAYERS[0], ("img_in", "", 4, 2)]))
+    blocks = [("x_embedder.lora_A.weight", [32, 1], 8, 0), ("x_embedder.lora_B.weight", [32, 4], 8, 64)]
+    put("lora", "gguf-blocks", gguf([], blocks, bytes(range(200))))
+    plain = [("x_embedder.lora_A.weight", [2, 1], 0, 0), ("x_embedder.lora_B.weight", [1, 4], 1, 32)]
+    put("lora", "gguf", gguf([], plain, bytes(range(64))))
     put("lora", "beyond", lora_file("", False, *peft, layers=[("transformer_blocks.999999.attn.to_q", "", 4, 4)]))
 
 

@@ -36,11 +36,11 @@ static const char *put_folder(const char *name, const char *json) {
     return to;
 }
 
-static void put_lora(const char *path, uint64_t seed) {
+static void put_lora(const char *path, int family, uint64_t seed) {
     struct lora_layer layers[LORA_LAYER_COUNT];
     struct error error = {0};
     lora_layers_make(layers, seed);
-    struct buffer file = lora_family_file(&LORA_FAMILIES[0], layers, DTYPE_F32);
+    struct buffer file = lora_family_file(&LORA_FAMILIES[family], layers, DTYPE_F32);
     assert_ok(file_write(path, file.data, file.length, &error), error);
     buffer_free(&file);
     lora_layers_free(layers);
@@ -187,8 +187,8 @@ static void loras_of_requests(void **state) {
     char first[100], second[100], json[300];
     snprintf(first, sizeof first, "%s/first.safetensors", root);
     snprintf(second, sizeof second, "%s/second.safetensors", root);
-    put_lora(first, 1);
-    put_lora(second, 2);
+    put_lora(first, 0, 1);
+    put_lora(second, 0, 2);
     struct limn_lora loras[2] = {{first, 0.5f}, {second, -1}};
     struct pipeline *plain = open_model(FIXTURES "model-b", NULL, 0);
     struct limn_result *none = draw(plain, NULL, 0), *one = draw(plain, loras, 1),
@@ -209,7 +209,14 @@ static void loras_of_requests(void **state) {
              "{\"base\":\"%smodel-b\",\"loras\":[{\"file\":\"../first.safetensors\",\"scale\":0.5}],"
              "\"steps\":2,\"guidance\":2.5}",
              FIXTURES);
-    struct pipeline *on_top = open_model(put_folder("top", json), &loras[1], 1);
+    // A LoRA beside limn.json is not taken for a part of the model.
+    put_folder("top", json);
+    for (int f = 0; f < LORA_FAMILY_COUNT; f++) {
+        char inside[120];
+        snprintf(inside, sizeof inside, "%s/top/inside-%d.safetensors", root, f);
+        put_lora(inside, f, 7);
+    }
+    struct pipeline *on_top = open_model(put_folder("top", NULL), &loras[1], 1);
     struct limn_model_info info;
     pipeline_info(on_top, &info);
     assert_string_equal(info.name, "top");
@@ -242,7 +249,7 @@ static void wrong_loras_of_requests(void **state) {
     struct error error = {0};
     snprintf(good, sizeof good, "%s/good.safetensors", root);
     snprintf(bad, sizeof bad, "%s/bad.safetensors", root);
-    put_lora(good, 1);
+    put_lora(good, 0, 1);
     assert_ok(file_write(bad, "no", 2, &error), error);
     struct limn_lora loras[5] = {{good, 1}, {good, 1}, {good, 1}, {good, 1}, {good, 1}};
     struct pipeline *pipeline = open_model(FIXTURES "model-b", NULL, 0);
