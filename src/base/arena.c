@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNMENT = 16, BLOCK_LEAST = 4096, BLOCK_MOST = 1 << 20 };
+enum { ALIGNMENT = 16, BLOCK_LEAST = 1024, BLOCK_MOST = 1 << 20 };
 
 struct arena_block {
     struct arena_block *next;

@@ -22,9 +22,9 @@
 #define EXPIRY_EACH_SECONDS 30.0
 #define PEM_MOST            (1u << 20)
 #define BACKLOG             4096
-#define RATED_MOST          65536 // addresses whose rate is remembered
-#define SPARE_FILES         256   // beside the sockets: media, spool, database
-#define BODY_PIECE          (16u << 10)
+#define RATED_MOST          65536      // addresses whose rate is remembered
+#define SPARE_FILES         256        // beside the sockets: media, spool, database
+#define BODY_PIECE          (4u << 10) // beside a head of the largest kind; mostly a body gets more
 #define CONNECTION_LEAST    (16u << 10)
 
 void server_limits_default(struct server_limits *limits) {
