@@ -126,7 +126,7 @@ def stream_until(server, body, marks, count):
 
 
 @pytest.mark.parametrize("body, marks, count, micros", [
-    ({"prompt": "@ms=20000"}, b": req_", 1, 0),  # nothing was shown
+    ({"prompt": "@ms=20000"}, b"\n: req_", 1, 0),  # nothing was shown
     ({"prompt": "@ms=100 @steps=40", "partial_images": 3}, b".partial_image\ndata", 1, 8000),
     ({"prompt": "@decode=300", "n": 4}, b".completed\ndata", 2, 16000),
 ])
