@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pathlib
+import re
 import socket
 import sqlite3
 import threading
@@ -122,7 +123,7 @@ def stream_until(server, body, marks, count):
             piece = connection.recv(65536)
             assert piece, got
             got += piece
-    return got.split(b"\n: ")[1].split(b"\n")[0].decode().strip()
+    return re.search(rb"\r\nx-request-id: (req_[0-9a-f]{24})\r\n", got).group(1).decode()
 
 
 @pytest.mark.parametrize("body, marks, count, micros", [
