@@ -88,7 +88,7 @@ static bool fits(const struct config_lora *lora, const char *id) {
 }
 
 static bool refuse(const struct config *config, const char *name, const char *id, struct api_error *error) {
-    const char *names[NAMES_MOST], *meant;
+    const char *names[NAMES_MOST] = {0}, *meant;
     char list[240] = "";
     int count = 0;
     for (int i = 0; i < config->loras.count && count < NAMES_MOST; i++) {

@@ -253,7 +253,7 @@ static bool add_change(struct lora *lora, const struct change *change, const str
         !get_matrix(lora, change->up->entry, place->rows, low_rank.down.rows, &low_rank.up, error))
         return false;
     const int64_t rank = low_rank.down.rows;
-    double scale = lora_alphas_scale(alphas, any->key.module, any->key.module_length, rank), alpha;
+    double scale = lora_alphas_scale(alphas, any->key.module, any->key.module_length, rank), alpha = 0;
     if (change->alpha) {
         if (!get_alpha(lora, change->alpha->entry, &alpha, error)) return false;
         scale = alpha / (double)rank;
@@ -307,7 +307,7 @@ static bool read_changes(struct lora *lora, const struct part *parts, int64_t co
     lora->branches = calloc((size_t)count * 2, sizeof *lora->branches);
     bool good = lora->branches || no_memory(lora, error);
     const struct part *behind = parts + count, *before = NULL;
-    for (const struct part *at = parts, *next; good && at < behind; before = at, at = next) {
+    for (const struct part *at = parts, *next = parts; good && at < behind; before = at, at = next) {
         struct change change;
         good = take_change(lora, at, behind, &change, &next, error) &&
                (!before || check_overlap(lora, before, at, error)) &&

@@ -98,6 +98,10 @@ void limn_result_free(struct limn_result *result) {
     promise(!result);
 }
 
+void limn_image_free(struct limn_image *image) {
+    promise(!image || !image->pixels); // no picture was ever handed out
+}
+
 const char *limn_version(void) {
     return "0";
 }

@@ -26,7 +26,7 @@ float int8_quantise_plain(enum dtype type, const void *from, int64_t count, uint
         finite = finite && isfinite(size);
         if (size > most) most = size;
     }
-    memset(to, flip, (size_t)(count + INT8_STEP - 1) / INT8_STEP * INT8_STEP);
+    memset(to, flip, ((size_t)count + INT8_STEP - 1) / INT8_STEP * INT8_STEP);
     if (!finite) return NAN;
     if (most < INT8_LEAST) return 0;
     const float inverse = 127 / most;
