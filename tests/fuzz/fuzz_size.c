@@ -13,6 +13,12 @@ static const struct size_rules RULES[] = {
     {32, 128, 1024, 0, 128, 128, {1, {1}, 0, 0}, {0, {0}, 16384, 65536}},
 };
 
+// Whether a shape lies within the card's ratios, where these are known.
+static bool is_offered(const struct size_axis *ratios, double ratio) {
+    if (ratios->count > 0) return ratio >= ratios->values[0] && ratio <= ratios->values[ratios->count - 1];
+    return !(ratios->most > 0) || (ratio >= ratios->least && ratio <= ratios->most);
+}
+
 static void promise_within(const struct size_rules *rules, const struct size_request *request, int width,
                            int height) {
     struct size_result size = size_resolve(rules, request, width, height);
@@ -27,7 +33,8 @@ static void promise_within(const struct size_rules *rules, const struct size_req
             size.render_height < size.deliver_height + rules->multiple);
     if (request->width >= rules->side_least && request->height >= rules->side_least &&
         request->width <= rules->side_most && request->height <= rules->side_most &&
-        (double)request->width * request->height <= area)
+        (double)request->width * request->height <= area &&
+        is_offered(&rules->ratios, (double)request->width / request->height))
         promise(size.deliver_width == request->width && size.deliver_height == request->height);
 }
 
