@@ -13,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <microhttpd.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -191,7 +193,9 @@ static void pull(struct load *load, struct connection *c) {
 
 static void turn(struct load *load, double wait) {
     struct epoll_event events[256];
-    int count = epoll_wait(load->epoll, events, 256, wait > 0 ? (int)(wait * 1000) : 0);
+    if (wait < 0) wait = 0;
+    const struct timespec most = {.tv_sec = (time_t)wait, .tv_nsec = (long)((wait - floor(wait)) * 1e9)};
+    int count = epoll_pwait2(load->epoll, events, 256, &most, NULL);
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
         if (c->socket >= 0 && c->busy && (events[i].events & EPOLLOUT)) push(load, c);
@@ -204,6 +208,7 @@ static void turn(struct load *load, double wait) {
 static void run_rate(struct load *load, double rate, double seconds) {
     int64_t total = (int64_t)(rate * seconds), begun = 0;
     double start = clock_seconds() + 0.05, stop = start + seconds + 30;
+    prctl(PR_SET_TIMERSLACK, 1UL); // nanosecond: wake on time
     while (load->answered < total && clock_seconds() < stop) {
         double now = clock_seconds();
         while (begun < total && start + (double)begun / rate <= now) {
@@ -211,7 +216,8 @@ static void run_rate(struct load *load, double rate, double seconds) {
             begun++;
         }
         double next = begun < total ? start + (double)begun / rate - clock_seconds() : 0.1;
-        turn(load, next < 0.001 ? 0 : next - 0.001); // the last millisecond is waited for awake
+        turn(load,
+             next); // asleep: a generator that waits awake takes one of two processors from what it measures
     }
 }
 
