@@ -57,7 +57,9 @@ static void the_turbo_folder_agrees_with_its_card(void **state) {
     struct model_lora loras[LIMN_LORAS_MOST];
     char *base = NULL, *rest = NULL, *text = read_docs("model-folder.md");
     int count = 0;
-    char *json = strstr(text, "```json\n");
+    char *json = strstr(text, "## A folder on another");
+    assert_non_null(json);
+    json = strstr(json, "```json\n");
     assert_non_null(json);
     json += 8;
     *strstr(json, "```") = 0;
