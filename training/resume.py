@@ -3,27 +3,10 @@ the folder is left. Weights come back as bf16 values; the optimisers begin anew.
 
 import argparse
 
-import torch
 from safetensors.torch import load_file
 
 from training.common import save
-from training.transformer import HEAD, HEADS, WIDTH, Model
-
-
-def split_pairs(state):
-    """The inverse of transformer.interleave: from pairs (2 i, 2 i + 1) of a head's channels to pairs (i, i + HEAD / 2)."""
-    order = torch.arange(HEAD).view(HEAD // 2, 2).T.flatten()  # training's channel k HEAD / 2 + i is the file's 2 i + k
-    rows = (torch.arange(HEADS)[:, None] * HEAD + order).flatten()
-    out = {}
-    for name, t in state.items():
-        if name.endswith(("norm_q.weight", "norm_k.weight", "norm_added_q.weight", "norm_added_k.weight")):
-            t = t[order]
-        elif name.endswith(("to_q.weight", "to_k.weight", "add_q_proj.weight", "add_k_proj.weight")):
-            t = t[rows]
-        elif name.endswith("to_qkv_mlp_proj.weight"):
-            t = torch.cat([t[:WIDTH][rows], t[WIDTH:2 * WIDTH][rows], t[2 * WIDTH:]])
-        out[name] = t
-    return out
+from training.transformer import Model, split_pairs
 
 
 def read(folder):

@@ -91,9 +91,8 @@ def split(x):
     return x.view(b, n, HEADS, HEAD).transpose(1, 2)
 
 
-def interleave(state):
-    """A transformer's state dict with the channels of queries, keys and their norms in the published order."""
-    order = torch.arange(HEAD).view(2, HEAD // 2).T.flatten()  # new channel 2 i + k is old channel k HEAD / 2 + i
+def reorder(state, order):
+    """A transformer's state dict with the channels of a head of queries, keys and their norms in another order."""
     rows = (torch.arange(HEADS)[:, None] * HEAD + order).flatten()
     out = {}
     for name, t in state.items():
@@ -105,6 +104,16 @@ def interleave(state):
             t = torch.cat([t[:WIDTH][rows], t[WIDTH:2 * WIDTH][rows], t[2 * WIDTH:]])
         out[name] = t
     return out
+
+
+def interleave(state):
+    """From training's order to the published one: new channel 2 i + k is old channel k HEAD / 2 + i."""
+    return reorder(state, torch.arange(HEAD).view(2, HEAD // 2).T.flatten())
+
+
+def split_pairs(state):
+    """The other way round."""
+    return reorder(state, torch.arange(HEAD).view(HEAD // 2, 2).T.flatten())
 
 
 def gated(u):
