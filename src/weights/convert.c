@@ -2,6 +2,7 @@
 // convert_names.h, tensor/stored.h, tensor/encode.h.
 #include "weights/convert_names.h"
 
+#include "base/file.h"
 #include "tensor/encode.h"
 #include "tensor/stored.h"
 
@@ -273,6 +274,12 @@ bool convert_weights(const struct convert_job *job, const char *path, struct err
         const bool done = plan.bytes > 0;
         arena_free(&plan.arena);
         return done;
+    }
+    if (file_exists(path)) {
+        arena_free(&plan.arena);
+        return error_set(error, ERROR_INPUT,
+                         "%s: is there already and is not what this conversion writes; expected a new path",
+                         path);
     }
     struct weights_writer *writer = weights_writer_open(path, &plan.weights, error);
     bool good = writer != NULL;

@@ -54,7 +54,7 @@ struct convert_job {
 };
 
 // Converts [job] into [path], see weights_writer.h for what is there until it is done; nothing is done where [path] is its finished
-// file already. Errors name the tensor and the file.
+// file already, and a file that is anything else is an error and stays. Errors name the tensor and the file.
 bool convert_weights(const struct convert_job *job, const char *path, struct error *error);
 
 // Bytes that [path] will have; 0 with an error.

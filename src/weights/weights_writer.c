@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -324,6 +325,8 @@ static bool begin(struct weights_writer *writer, const struct buffer *header, st
     writer->file = open(writer->part, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (writer->file < 0 || fstat(writer->file, &status) != 0)
         return error_set(error, ERROR_IO, "%s: %s", writer->part, strerror(errno));
+    if (flock(writer->file, LOCK_EX | LOCK_NB) != 0)
+        return error_set(error, ERROR_UNAVAILABLE, "%s: is being written by another process", writer->part);
     writer->data = header->length;
     uint64_t size = (uint64_t)status.st_size;
     bool goes_on = size >= header->length && begins_with(writer->file, header);

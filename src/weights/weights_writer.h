@@ -65,7 +65,7 @@ bool weights_plan_done(const struct weights_plan *plan, const char *path);
 struct weights_writer;
 
 // NULL with an error that names the path or the tensor: a name twice, a shape that is no whole number of blocks, a type that
-// the format does not have, a file that cannot be made.
+// the format does not have, a file that cannot be made or that another writer is at.
 struct weights_writer *weights_writer_open(const char *path, const struct weights_plan *plan,
                                            struct error *error);
 // The tensor that comes next; plan->count behind the last.

@@ -316,6 +316,10 @@ static void wrong_wishes_are_refused(void **state) {
     convert(&first);
     assert_false(convert_model(&second, &error));
     assert_contains(error.message, "is there already, of another type");
+    const struct convert_model third = job(FIXTURES "model-b", in_root("taken"), DTYPE_F16);
+    error = (struct error){0};
+    assert_false(convert_model(&third, &error)); // what is there stays
+    assert_contains(error.message, "is there already and is not what this conversion writes");
     convert(&first); // finished parts are not made again, and nothing is wrong with that
 }
 

@@ -57,6 +57,9 @@ static void safetensors_reads_back(void **state) {
     struct weights_writer *writer = weights_writer_open(path, &plan, &error);
     assert_ok(writer, error);
     assert_int_equal(weights_writer_next(writer), 0);
+    assert_null(weights_writer_open(path, &plan, &error));
+    assert_contains(error.message, "another process");
+    error = (struct error){0};
     write_rest(writer, &error);
     check_safetensors();
     char *data;
