@@ -64,7 +64,7 @@ def test_client_that_leaves_cancels(server):
     until(server.idle, 30, "an idle server")
     assert time.monotonic() - left < 25
     assert server.worker() == worker  # it stopped the job by itself
-    assert "the client left" in server.output()
+    until(lambda: "the client left" in server.output(), 10, "the request's line")  # written after its job has ended
     assert draws(server)
 
 
