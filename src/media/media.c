@@ -1,5 +1,6 @@
 // See media.h.
 #include "media/media.h"
+#include "base/clock.h"
 #include "base/file.h"
 
 #include <dirent.h>
@@ -15,8 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ID_BYTES  16 // 128 bits: not to be guessed
-#define COPY_MOST (1u << 30)
+#define TIME_BYTES   5  // of milliseconds
+#define RANDOM_BYTES 11 // 88 bits: not to be guessed
+#define ID_BYTES     (TIME_BYTES + RANDOM_BYTES)
+#define COPY_MOST    (1u << 30)
 
 struct media {
     char *folder;
@@ -49,17 +52,20 @@ bool media_name_is_valid(const char *name) {
     return name && mime_of(name);
 }
 
-void media_random_hex(char *text, size_t bytes) {
+void media_timed_hex(char *text, size_t time_bytes, int64_t micros, size_t random_bytes) {
     static const char digits[] = "0123456789abcdef";
+    uint64_t time = (uint64_t)(clock_unix_micros() / micros);
+    for (size_t i = 2 * time_bytes; i-- > 0; time >>= 4) text[i] = digits[time & 15];
+    text += 2 * time_bytes;
     uint8_t *drawn =
-        (uint8_t *)text + bytes; // its second half: each byte is read before its place is written
-    randombytes_buf(drawn, bytes);
-    for (size_t i = 0; i < bytes; i++) {
+        (uint8_t *)text + random_bytes; // its second half: each is read before its place is written
+    randombytes_buf(drawn, random_bytes);
+    for (size_t i = 0; i < random_bytes; i++) {
         uint8_t value = drawn[i];
         text[2 * i] = digits[value & 15];
         text[2 * i + 1] = digits[value >> 4];
     }
-    text[2 * bytes] = 0;
+    text[2 * random_bytes] = 0;
 }
 
 // ------------------------------------------------------------------------------------------------- the sum of bytes
@@ -254,7 +260,7 @@ bool media_put_file(struct media *media, const char *path, const char *extension
                     char name[MEDIA_NAME_MOST], struct error *error) {
     char id[2 * ID_BYTES + 1];
     struct stat info;
-    media_random_hex(id, ID_BYTES);
+    media_timed_hex(id, TIME_BYTES, 1000, RANDOM_BYTES);
     snprintf(name, MEDIA_NAME_MOST, "%s.%s", id, extension);
     if (!mime_of(name))
         return error_set(error, ERROR_INTERNAL, "media of kind \"%s\" are not kept", extension);

@@ -71,7 +71,9 @@ void media_state(struct media *media, struct media_state *state);
 // Whether [name] is one that media could have given: 32 hex digits, a dot, a known extension.
 bool media_name_is_valid(const char *name);
 
-// Fills [text] with [bytes] random bytes as hex digits and a 0 byte: 2 * bytes + 1.
-void media_random_hex(char *text, size_t bytes);
+// Fills [text] with a name that nobody can guess: hex digits of the time, [time_bytes] of microseconds since 1970 divided by
+// [micros], and of [random_bytes] random bytes, then a 0 byte: 2 * (time_bytes + random_bytes) + 1. Names that were drawn later
+// sort later, so that they lie side by side in the indices of the records and not all over them.
+void media_timed_hex(char *text, size_t time_bytes, int64_t micros, size_t random_bytes);
 
 #endif

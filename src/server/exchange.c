@@ -277,7 +277,7 @@ static enum MHD_Result serve(struct exchange *exchange) {
 
 void exchange_make_id(char id[REQUEST_ID_MOST]) {
     char hex[25];
-    media_random_hex(hex, 12);
+    media_timed_hex(hex, 6, 1000, 6); // milliseconds, and 48 bits of chance
     snprintf(id, REQUEST_ID_MOST, "req_%s", hex);
 }
 

@@ -234,6 +234,7 @@ static bool set_up(struct database *database, int flags, double busy_seconds, st
     snprintf(
         text, sizeof text,
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=%s; PRAGMA foreign_keys=ON; PRAGMA cache_size=-16384; "
+        "PRAGMA temp_store=MEMORY; "
         "PRAGMA wal_autocheckpoint=%d",
         flags & DATABASE_FULL ? "FULL" : "NORMAL", flags & DATABASE_CHECKPOINT ? 1000 : 0);
     // Whose file it is comes first: another program's is left as it is.

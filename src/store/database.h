@@ -42,7 +42,7 @@ void database_close(struct database *database); // NULL is fine
 
 // Brings the tables to version [version] (DATABASE_VERSION for the present one), one transaction a step. A database of a
 // newer limn is refused.
-#define DATABASE_VERSION 6
+#define DATABASE_VERSION 7
 bool database_migrate(struct database *database, int version, struct error *error);
 
 // Whether the file that was opened is still the one at the path; an error says that it is gone or was replaced.

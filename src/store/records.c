@@ -430,18 +430,20 @@ bool record_purge(struct database *database, const char *id, const struct query_
 // ------------------------------------------------------------------------------------------------------------- upkeep
 
 bool record_interrupt(struct database *database, const struct record_rules *rules, int slot, int64_t before,
-                      int64_t now, int most, int *count, struct error *error) {
+                      int64_t now, int most, int64_t *from, int *count, struct error *error) {
     *count = 0;
     while (*count < most) {
-        sqlite3_stmt *row = database_query(
-            database, error,
-            "SELECT id FROM requests WHERE slot = ?1 AND status < 2 AND created_at < ?2 LIMIT 1", "ii",
-            (int64_t)slot, before);
+        sqlite3_stmt *row =
+            database_query(database, error,
+                           "SELECT id, seq FROM requests WHERE slot = ?1 AND created_at < ?2 AND "
+                           "status < 2 AND seq >= max(?3, " SETTLED_BELOW ") ORDER BY seq LIMIT 1",
+                           "iii", (int64_t)slot, before, *from);
         bool more, changed;
         if (!database_next(database, row, &more, error)) return false;
         if (!more) return true;
         char id[STORE_ID_MOST];
         copy_column(row, 0, id, sizeof id);
+        *from = sqlite3_column_int64(row, 1) + 1;
         database_end(row);
         struct store_settle settle = {
             .id = id,
@@ -453,6 +455,17 @@ bool record_interrupt(struct database *database, const struct record_rules *rule
         ++*count;
     }
     return true;
+}
+
+bool record_mark(struct database *database, struct error *error) {
+    // A mark beyond the end is of rows that somebody removed by hand: all are looked at again.
+    return database_run(
+        database, error,
+        "UPDATE meta SET value = CASE WHEN value > (SELECT coalesce(max(seq), 0) + 1 FROM "
+        "requests) THEN 0 ELSE coalesce((SELECT min(seq) FROM requests WHERE seq >= meta.value "
+        "AND status < 2), (SELECT max(seq) + 1 FROM requests), 0) END WHERE name = "
+        "'settled_below'",
+        "");
 }
 
 bool record_expire(struct database *database, int64_t before, int64_t now, int most, int *count,

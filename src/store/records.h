@@ -38,9 +38,17 @@ bool record_purge(struct database *database, const char *id, const struct query_
 bool record_answer(struct database *database, int64_t seq, int64_t now, struct store_answer *answer,
                    struct error *error);
 
-// Ends at most [most] requests of [slot] that came before [before] as interrupted; *count is how many there were.
+// The mark, of a query: rows of requests with a smaller seq have all ended.
+#define SETTLED_BELOW "(SELECT value FROM meta WHERE name = 'settled_below')"
+
+// Ends at most [most] requests of [slot] that came before [before] as interrupted; *count is how many there were. *from: the row
+// to begin at, 0 at first; then where the next call goes on.
 bool record_interrupt(struct database *database, const struct record_rules *rules, int slot, int64_t before,
-                      int64_t now, int most, int *count, struct error *error);
+                      int64_t now, int most, int64_t *from, int *count, struct error *error);
+
+// Moves the mark up to the first row that is in work. Reads all rows from the mark on; to be called now and then, and in every
+// transaction that removes requests: where none are left, their numbers begin anew.
+bool record_mark(struct database *database, struct error *error);
 
 // Removes at most [most] requests that came before [before] and have ended, and what is past its time elsewhere; *count is
 // how many rows went.

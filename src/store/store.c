@@ -67,13 +67,15 @@ static bool queue(struct store *store, struct operation *operation, bool good, s
         return error_set(error, ERROR_MEMORY, "no memory for a record");
     }
     bool writes = operation->kind < OPERATION_GET_REQUEST;
+    bool note = operation->kind == OPERATION_DISPATCHED && !operation->call.done;
+    if (note) operation->due = clock_seconds() + NOTE_SECONDS;
     pthread_mutex_lock(&store->lock);
-    struct operation_list *list = writes ? &store->writes : &store->reads;
+    struct operation_list *list = note ? &store->notes : writes ? &store->writes : &store->reads;
     bool full = list->count >= store->options.queue_most && operation->kind != OPERATION_SETTLE;
     bool stopping = store->stopping && operation->kind != OPERATION_SETTLE;
     if (!full && !stopping) {
         operation_list_add(list, operation);
-        pthread_cond_signal(writes ? &store->write_wake : &store->read_wake);
+        if (!note || store->rests) pthread_cond_signal(writes ? &store->write_wake : &store->read_wake);
     }
     pthread_mutex_unlock(&store->lock);
     if (!full && !stopping) return true;
@@ -374,9 +376,10 @@ static bool take_any_slot(struct store *store, struct error *error) {
 static bool recover_slot(struct store *store, struct database *database, int slot, int64_t before,
                          struct error *error) {
     enum { CHUNK = 500 };
+    int64_t from = 0;
     for (int count = CHUNK; count == CHUNK;) {
         if (!database_run(database, error, "BEGIN IMMEDIATE", "")) return false;
-        bool good = record_interrupt(database, &store->rules, slot, before, clock_unix_micros(), CHUNK,
+        bool good = record_interrupt(database, &store->rules, slot, before, clock_unix_micros(), CHUNK, &from,
                                      &count, error) &&
                     database_run(database, error, "COMMIT", "");
         if (!good) {
@@ -392,8 +395,10 @@ static bool recover_slot(struct store *store, struct database *database, int slo
 
 bool store_recover(struct store *store, struct database *database, int64_t before, struct error *error) {
     for (int64_t slot = 0, next = -1; slot >= 0; slot = next) {
-        if (!database_integer(database, error, -1, &next,
-                              "SELECT min(slot) FROM requests WHERE status < 2 AND slot >= ?1", "i", slot))
+        if (!database_integer(
+                database, error, -1, &next,
+                "SELECT min(slot) FROM requests WHERE slot >= ?1 AND status < 2 AND seq >= " SETTLED_BELOW,
+                "i", slot))
             return false;
         if (next < 0) break;
         struct error ignored = {0};
@@ -444,6 +449,7 @@ static void init_plain(struct store *store, const struct store_options *options)
     store->opened_at = clock_unix_micros();
     store->state.good = true;
     operation_list_init(&store->writes);
+    operation_list_init(&store->notes);
     operation_list_init(&store->reads);
     operation_list_init(&store->owed);
     pthread_condattr_t monotonic;
@@ -509,7 +515,7 @@ struct keys *store_keys(struct store *store) {
 void store_state(struct store *store, struct store_state *state) {
     pthread_mutex_lock(&store->lock);
     *state = store->state;
-    state->waiting = store->writes.count + store->reads.count;
+    state->waiting = store->writes.count + store->notes.count + store->reads.count;
     pthread_mutex_unlock(&store->lock);
 }
 

@@ -164,7 +164,7 @@ struct store_attempt {
 typedef void store_done_call(void *context, const struct error *error); // error->kind ERROR_NONE: good
 
 // The request is with a provider: its row becomes PROCESSING and attempt number [index] (from 0) gets a row. [done] may be
-// NULL: nobody waits.
+// NULL: nobody waits. It is written within a tenth of a second then, and only if the request has not been settled by that time.
 bool store_dispatched(struct store *store, const char *id, int index, const struct store_attempt *attempt,
                       store_done_call *done, void *context, struct error *error);
 

@@ -66,7 +66,12 @@ struct operation {
     } out;
     struct error error;
     bool failed;
+    double due; // a note's: when it is written at the latest, monotonic seconds
 };
+
+// A DISPATCHED that nobody waits for is a note: it is written with what comes next, after NOTE_SECONDS at the latest, and not
+// at all where the request is settled before, since the settling has all of it. Most requests so take two transactions.
+#define NOTE_SECONDS 0.1
 
 struct operation_list {
     struct operation *first, **end;
@@ -99,7 +104,8 @@ struct store {
 
     pthread_mutex_t lock; // guards the next block
     pthread_cond_t write_wake, read_wake, keep_wake;
-    struct operation_list writes, reads;
+    struct operation_list writes, notes, reads;
+    bool rests; // the writing thread looks at its notes again only when it is woken
     bool stopping, upkeep_due, log_too_long;
     struct store_state state;
 

@@ -210,7 +210,7 @@ static bool keep_up(struct store *store) {
         store->options.retention_seconds > 0 ? now - (int64_t)(store->options.retention_seconds * 1e6) : 0;
     bool good = database_run(line->database, &error, "BEGIN IMMEDIATE", "") &&
                 record_expire(line->database, before, now, UPKEEP_ROWS, &count, &error) &&
-                database_run(line->database, &error, "COMMIT", "");
+                record_mark(line->database, &error) && database_run(line->database, &error, "COMMIT", "");
     good = good && store_recover(store, line->database, store->opened_at, &error);
     if (good) return count > 0;
     database_rollback(line->database);
@@ -259,6 +259,52 @@ static struct operation *take(struct operation_list *list) {
     return first;
 }
 
+// Takes the notes of request [id] out of the list; those before the first go to *end, which is moved behind them, unless
+// [drop]. The lock is held.
+static void take_notes(struct operation_list *notes, const char *id, bool drop, struct operation ***end) {
+    struct operation **place = &notes->first;
+    while (*place) {
+        struct operation *note = *place;
+        if (strcmp(note->in.dispatched.id, id)) {
+            place = &note->next;
+            continue;
+        }
+        *place = note->next;
+        notes->count--;
+        if (drop) {
+            operation_free(note);
+            continue;
+        }
+        note->next = **end;
+        **end = note;
+        *end = &note->next;
+    }
+    notes->end = place;
+}
+
+// The next batch: at most BATCH_MOST operations, and the notes that are due. A note of a request that the batch settles is left
+// out, or comes before the settling where that does not say what was tried. The lock is held.
+static struct operation *take_batch(struct store *store, double now) {
+    struct operation *first = take(&store->writes);
+    struct operation_list *notes = &store->notes;
+    for (struct operation **place = &first; *place && notes->first; place = &(*place)->next) {
+        const struct store_settle *settle = &(*place)->in.settle;
+        if ((*place)->kind == OPERATION_SETTLE)
+            take_notes(notes, settle->id, settle->attempt_count > 0, &place);
+    }
+    struct operation **end = &first;
+    while (*end) end = &(*end)->next;
+    while (notes->first && (now >= notes->first->due || store->stopping)) {
+        *end = notes->first;
+        end = &notes->first->next;
+        notes->first = *end;
+        notes->count--;
+        *end = NULL;
+    }
+    if (!notes->first) notes->end = &notes->first;
+    return first;
+}
+
 static void work_off_owed(struct store *store) {
     struct operation *first = take(&store->owed);
     if (first) work_off(store, first);
@@ -266,16 +312,23 @@ static void work_off_owed(struct store *store) {
 
 void *store_writer(void *context) {
     struct store *store = context;
+    double worked = 0;
     pthread_mutex_lock(&store->lock);
     for (;;) {
-        bool owed = store->owed.first && clock_seconds() >= store->owed_at;
-        if (!store->writes.first && !owed && !store->upkeep_due && !store->log_too_long) {
+        double now = clock_seconds();
+        bool owed = store->owed.first && now >= store->owed_at;
+        bool note = store->notes.first && (now >= store->notes.first->due || store->stopping);
+        if (!store->writes.first && !note && !owed && !store->upkeep_due && !store->log_too_long) {
             if (store->stopping) break;
-            struct timespec until = after(store->owed.first ? 0.05 : 1);
+            // Notes do not wake it while it is at work, but it does not go to rest before the last of them.
+            store->rests = !store->notes.first && now > worked + 2 * NOTE_SECONDS;
+            struct timespec until = after(store->owed.first ? 0.05 : store->rests ? 1 : NOTE_SECONDS);
             pthread_cond_timedwait(&store->write_wake, &store->lock, &until);
+            store->rests = false;
             continue;
         }
-        struct operation *first = take(&store->writes);
+        struct operation *first = take_batch(store, now);
+        if (first) worked = now;
         bool upkeep = store->upkeep_due, shorten = store->log_too_long;
         store->log_too_long = false;
         pthread_mutex_unlock(&store->lock);
