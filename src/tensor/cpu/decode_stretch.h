@@ -60,12 +60,6 @@ ALWAYS int64_t unpack_own(enum dtype type, const void *from, int64_t count, stru
 #undef CASE
 }
 
-// The scales of an NVFP4 row: four of them, for 64 values, lie side by side, the next four 512 bytes on (tensor.h).
-ALWAYS const uint8_t *nvfp4_scales(const struct stored_row *row) {
-    const int64_t r = row->index, tile = r / 128 * (row->blocks->block_columns / 4);
-    return (const uint8_t *)row->blocks->blocks + tile * 512 + r % 32 * 16 + r % 128 / 32 * 4;
-}
-
 // NVFP4 from [at] on where that is a multiple of 64; returns how many values are done, in steps of 64.
 ALWAYS int64_t unpack_nvfp4_row(const struct stored_row *row, int64_t at, int64_t count, struct out out) {
     const uint8_t *codes = (const uint8_t *)row->data + at / 2, *scales = nvfp4_scales(row) + at / 64 * 512;
@@ -94,40 +88,6 @@ ALWAYS int64_t unpack_nvfp4_row(const struct stored_row *row, int64_t at, int64_
         done += 64 * fours;
     }
     return done;
-}
-
-// The scales of an NF4 row's blocks, one after the other.
-struct nf4_scales {
-    const struct tensor_scales *stored;
-    int64_t block, nest,
-        nest_end; // of the whole tensor: the next block, its nested scale, the block behind that one's
-};
-
-ALWAYS struct nf4_scales nf4_scales_from(const struct stored_row *row, int64_t at) {
-    const struct tensor_scales *stored = row->blocks;
-    struct nf4_scales scales = {stored, (row->index * row->cols + at) / stored->block_values, 0, 0};
-    if (stored->nested) {
-        scales.nest = scales.block / stored->nested_block;
-        scales.nest_end = (scales.nest + 1) * stored->nested_block;
-    }
-    return scales;
-}
-
-ALWAYS float nf4_next_scale(struct nf4_scales *scales) {
-    const struct tensor_scales *stored = scales->stored;
-    const int64_t block = scales->block++;
-    if (!stored->nested) {
-        float scale;
-        memcpy(&scale, (const char *)stored->blocks + 4 * block, sizeof scale);
-        return scale;
-    }
-    if (block == scales->nest_end) {
-        scales->nest++;
-        scales->nest_end += stored->nested_block;
-    }
-    const float product =
-        stored->nested_values[((const uint8_t *)stored->blocks)[block]] * stored->nested_scales[scales->nest];
-    return product + stored->nested_offset;
 }
 
 #endif

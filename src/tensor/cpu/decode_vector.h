@@ -1,5 +1,5 @@
-// Stored blocks as vectors: what decode_avx2.c, decode_avx512.c and decode_avx512bf16.c have in common. Relies on block.h,
-// stored.h, immintrin.h; AVX2 and F16C.
+// Stored blocks as vectors: what decode_avx2.c, decode_avx512.c and decode_avx512bf16.c have in common. Relies on
+// decode_scales.h; AVX2 and F16C.
 //
 // A block is taken apart into 32 codes a time, a byte each; what becomes of them is up to the file that includes this: it
 // defines struct out (where values go, and how) and
@@ -13,37 +13,7 @@
 #ifndef LIMN_TENSOR_CPU_DECODE_VECTOR_H
 #define LIMN_TENSOR_CPU_DECODE_VECTOR_H
 
-#include "tensor/block.h"
-#include "tensor/stored.h"
-
-#include <immintrin.h>
-#include <string.h>
-
-#define ALWAYS static inline __attribute__((always_inline))
-
-ALWAYS float half_at(const uint8_t *from) {
-    uint16_t bits;
-    memcpy(&bits, from, sizeof bits);
-    return _cvtsh_ss(bits);
-}
-
-ALWAYS uint32_t word_at(const uint8_t *from) {
-    uint32_t word;
-    memcpy(&word, from, sizeof word);
-    return word;
-}
-
-// Keeps numbers in memory, from where each is spread over a vector as it is loaded; a compiler that knows them in a register
-// would shuffle them there, in the units that codes need.
-#define IN_MEMORY(numbers) __asm__("" : "+m"(*(numbers)))
-
-ALWAYS __m128i load_16(const uint8_t *from) {
-    return _mm_loadu_si128((const __m128i *)(const void *)from);
-}
-
-ALWAYS __m256i load_32(const uint8_t *from) {
-    return _mm256_loadu_si256((const __m256i *)(const void *)from);
-}
+#include "tensor/cpu/decode_scales.h"
 
 ALWAYS __m256i bits_of(__m256i bytes, int shift, int mask) { // bytes >> shift & mask, in each byte
     return _mm256_and_si256(_mm256_srli_epi16(bytes, shift), _mm256_set1_epi8((char)mask));
@@ -118,17 +88,6 @@ ALWAYS void scales_16(float d, __m128i scales, float (*to)[16]) {
     IN_MEMORY(to);
 }
 
-// The first 16 bytes of a block of Q4_K or Q5_K, which hold d, m and the 12 bytes of scales, as 8 scales and 8 minima, bytes.
-ALWAYS __m128i k_scale_bytes(__m128i head) {
-    const __m128i low =
-        _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
-    const __m128i high =
-        _mm_shuffle_epi8(head, _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11));
-    const __m128i masks = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
-    const __m128i bits = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)), masks);
-    return _mm_or_si128(bits, _mm_and_si128(_mm_srli_epi32(high, 2), _mm_set1_epi8(0x30)));
-}
-
 // d times the scales and -m times the minima.
 ALWAYS void k_scales(const uint8_t *block, float (*a)[8], float (*b)[8]) {
     const __m128i bytes = k_scale_bytes(load_16(block));
@@ -186,17 +145,6 @@ ALWAYS void unpack_q2_k(const uint8_t *block, struct out out, int at) {
     }
 }
 
-// The 16 scales of Q3_K, less 32.
-ALWAYS __m128i q3_k_scales(const uint8_t *block) {
-    const uint32_t first = word_at(block + 96), second = word_at(block + 100), high = word_at(block + 104);
-    const uint32_t low = 0x0f0f0f0f, two = 0x03030303;
-    const __m128i scales = _mm_set_epi32((int)((second >> 4 & low) | (high >> 6 & two) << 4),
-                                         (int)((first >> 4 & low) | (high >> 4 & two) << 4),
-                                         (int)((second & low) | (high >> 2 & two) << 4),
-                                         (int)((first & low) | (high & two) << 4));
-    return _mm_sub_epi8(scales, _mm_set1_epi8(32));
-}
-
 ALWAYS void unpack_q3_k(const uint8_t *block, struct out out, int at) {
     const __m256i bits = load_32(block), four = _mm256_set1_epi8(4);
     float a[16];
@@ -222,20 +170,6 @@ ALWAYS void unpack_iq4_xs(const uint8_t *block, struct out out, int at) {
 }
 
 // --------------------------------------------------------------------------------------------------- fp8 and NVFP4
-
-// 16 bytes of E5M2: the upper bytes of halves. Of E4M3: halves that are 2^-8 of the values, NaN apart.
-ALWAYS __m256i e5m2_halves(__m128i bytes) {
-    return _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
-}
-
-ALWAYS __m256i e4m3_halves(__m128i bytes) {
-    const __m256i wide =
-        _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7); // the sign is in bit 15 and bit 14
-    const __m256i halves = _mm256_and_si256(wide, _mm256_set1_epi16((short)0xbf80));
-    const __m256i nan =
-        _mm256_cmpeq_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x3f80)), _mm256_set1_epi16(0x3f80));
-    return _mm256_or_si256(halves, _mm256_and_si256(nan, _mm256_set1_epi16(0x7c00)));
-}
 
 ALWAYS void unpack_f8(const enum dtype type, const uint8_t *bytes, struct out out, int at) {
     const __m128i first = load_16(bytes), second = load_16(bytes + 16);

@@ -44,6 +44,9 @@ void gemm_convert_bf16_avx512bf16(enum dtype, const void *, int64_t, uint16_t *)
 void gemm_decode_bf16_avx512bf16(const struct stored_row *, int64_t, int64_t, uint16_t *);
 void gemm_row_products_avx512bf16(const struct stored_row *, size_t, int64_t, bool, const float *, int64_t,
                                   float *);
+// Of types that it has, with [round]; false where the type is another.
+bool gemm_code_products_avx512bf16(const struct stored_row *, size_t, int64_t, const float *, int64_t,
+                                   float *);
 void gemm_pack_rows_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
 void gemm_pack_columns_bf16_avx512bf16(const uint16_t *, int64_t, int, int64_t, int64_t, uint16_t *);
 float gemm_softmax_row_avx512bf16(float *, int64_t, int64_t, float, struct softmax *, bool, uint16_t *);

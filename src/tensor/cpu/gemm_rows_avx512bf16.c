@@ -76,6 +76,6 @@ void gemm_row_products_avx512bf16(const struct stored_row *first, size_t row_byt
                                   const float *x, int64_t depth, float *y) {
     if (first->type == DTYPE_F32 || first->type == DTYPE_BF16 || !round)
         gemm_row_products_avx512(first, row_bytes, count, round, x, depth, y);
-    else
+    else if (!gemm_code_products_avx512bf16(first, row_bytes, count, x, depth, y))
         decoded_products(first, row_bytes, count, x, depth, y);
 }
