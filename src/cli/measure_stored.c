@@ -112,7 +112,13 @@ static void read_task(void *context, int64_t index, int worker) {
     for (int j = 0; j < 8; j++) reading->sums[index] += sums[j];
 }
 
-// One row: bytes of stored weights a second and thread, in turn with a loop that only reads the same bytes.
+// Bytes of a row of weights with its scales that lie elsewhere.
+static size_t all_row_bytes(enum dtype type) {
+    const size_t scales = type == DTYPE_NVFP4 ? IN / 16 : type == DTYPE_NF4 ? IN / 64 * sizeof(float) : 0;
+    return dtype_bytes(type, IN) + scales;
+}
+
+// One row: bytes of stored weights a second and thread, in turn with a loop that only reads the rows.
 static void measure_single(struct measure *measure, enum dtype type) {
     enum { TASKS = 256 };
     struct device *device = measure->device;
@@ -137,8 +143,9 @@ static void measure_single(struct measure *measure, enum dtype type) {
         pool_for(device->pool, TASKS, read_task, &reading);
         const double read = (processor_seconds() - start) / threads;
         if (round < 0) continue;
-        rates[round] = (double)row_bytes * (double)out / took / threads;
-        shares[round] = (double)row_bytes * (double)out / took * read / ((double)reading.count * 8 * TASKS);
+        const double bytes = (double)all_row_bytes(type) * (double)out;
+        rates[round] = bytes / took / threads;
+        shares[round] = bytes / took * read / ((double)reading.count * 8 * TASKS);
     }
     char name[96];
     snprintf(name, sizeof name, "%s weights, 1 token, %d -> %lld", dtype_info(type)->name, IN,

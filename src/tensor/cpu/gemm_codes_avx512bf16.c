@@ -1,15 +1,15 @@
 // One-row products with codes of up to 6 bits: x is brought into the order that the codes of a type are multiplied in, then
-// row after row goes by. Relies on gemm_isa.h, codes_avx512bf16.h.
+// row after row goes by. Relies on gemm_isa.h, codes_avx512bf16.h, fetch.h.
 //
 // VDPBF16PS treats denormals as zero and rounds each of its two sums; its order is part of this set's results.
 #include "tensor/cpu/codes_avx512bf16.h"
+#include "tensor/cpu/fetch.h"
 #include "tensor/cpu/gemm_isa.h"
 
 enum {
     STRETCH = 16384, // values of x that stay in the first-level cache while the rows go by
     UNIT = 256,      // values of x that are ordered together
     SUMS = 16,       // room for sums of a unit
-    AHEAD = 6144,    // bytes between what is fetched and what is multiplied
 };
 
 // A stretch of x, padded with zeros to whole units. In 64-byte vectors of bf16, and the sums that a type wants.
@@ -126,26 +126,6 @@ static void order_x(enum dtype type, const float *x, int64_t count, struct order
 
 // ----------------------------------------------------------------------------------------------------------- the rows
 
-// What is fetched next: rows [row_bytes] apart, of each the bytes up to [end].
-struct ahead {
-    const uint8_t *at, *end;
-    size_t row_bytes, skipped;
-};
-
-static struct ahead ahead_of(const uint8_t *rows, size_t row_bytes, size_t used) {
-    const size_t row = AHEAD / used;
-    const uint8_t *first = rows + row * row_bytes;
-    return (struct ahead){first + AHEAD % used, first + used, row_bytes, row_bytes - used};
-}
-
-ALWAYS void fetch(struct ahead *ahead, int bytes) {
-    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)ahead->at + i, _MM_HINT_T0);
-    ahead->at += bytes;
-    if (ahead->at < ahead->end) return;
-    ahead->at += ahead->skipped;
-    ahead->end += ahead->row_bytes;
-}
-
 static const struct totals nothing;
 
 ALWAYS float total(struct totals totals) {
@@ -181,80 +161,135 @@ ALWAYS void add_codes(const enum dtype type, const uint8_t *from, const uint16_t
 
 // [count] values from [from] on, [values] in [bytes] at a time; of the last blocks of 32 values there may be fewer than four.
 ALWAYS float blocks_product(const enum dtype type, const int values, const int bytes, const uint8_t *from,
-                            int64_t count, const struct ordered_x *x, struct ahead *ahead) {
+                            int64_t count, const struct ordered_x *x, struct fetch *fetch) {
     const uint16_t *at = x->values;
     const float *sums = x->sums;
     struct totals totals = nothing;
     for (; count >= values; count -= values, from += bytes, at += values, sums += SUMS * values / UNIT) {
-        fetch(ahead, bytes);
+        fetch_next(fetch, bytes);
         add_codes(type, from, at, sums, &totals);
     }
     if (values == UNIT || count == 0) return total(totals);
     uint8_t last[128] = {0};
     memcpy(last, from, (size_t)(count / 32 * (bytes / 4)));
     add_codes(type, last, at, sums, &totals);
-    fetch(ahead, (int)(count / 32 * (bytes / 4)));
+    fetch_next(fetch, (int)(count / 32 * (bytes / 4)));
     return total(totals);
 }
 
-// The scales of 256 values, or of as many as there are left.
-ALWAYS __m128i nvfp4_scale_bytes(const uint8_t *scales, int64_t left) {
-    if (left >= UNIT)
-        return _mm_setr_epi32((int)word_at(scales), (int)word_at(scales + 512), (int)word_at(scales + 1024),
-                              (int)word_at(scales + 1536));
-    uint8_t bytes[16] = {0};
-    for (int i = 0; i < left / STORED_NVFP4_GROUP; i++) bytes[i] = scales[i / 4 * 512 + i % 4];
-    return load_16(bytes);
+// NVFP4's scales of a row lie 512 bytes apart, those of four rows in one line: they are copied for so many rows at a time.
+enum { TOGETHER = 4, NVFP4_TILE = 64 /* values */, NVFP4_TILE_BYTES = 512 };
+
+struct scale_rows {
+    _Alignas(16) uint8_t bytes[TOGETHER][STRETCH / STORED_NVFP4_GROUP];
+};
+
+// Of rows [first, first + rows), up to TOGETHER; behind the last scale there are zeros up to the end of a unit.
+static void copy_scales(const struct stored_row *first, int64_t rows, int64_t at, int64_t count,
+                        struct scale_rows *to) {
+    const uint8_t *from[TOGETHER];
+    const int64_t whole = count / NVFP4_TILE, groups = count / STORED_NVFP4_GROUP;
+    struct stored_row row = *first;
+    for (int64_t r = 0; r < TOGETHER; r++) {
+        from[r] = nvfp4_scales(&row) + at / NVFP4_TILE * NVFP4_TILE_BYTES;
+        if (r + 1 < rows) row.index++;
+    }
+    for (int64_t i = 0; i < whole; i++)
+        for (int64_t r = 0; r < TOGETHER; r++)
+            memcpy(to->bytes[r] + 4 * i, from[r] + i * NVFP4_TILE_BYTES, 4);
+    for (int64_t r = 0; r < TOGETHER; r++)
+        for (int64_t i = 4 * whole; i < groups || i % 16; i++)
+            to->bytes[r][i] = i < groups ? from[r][whole * NVFP4_TILE_BYTES + i % 4] : 0;
 }
 
-static float nvfp4_product(const struct stored_row *row, int64_t first, int64_t count,
-                           const struct ordered_x *x, struct ahead *ahead) {
-    const uint8_t *codes = (const uint8_t *)row->data + first / 2;
-    const uint8_t *scales = nvfp4_scales(row) + first / 64 * 512;
+// next: scales of the rows that come after the four; of each row a quarter is fetched.
+static float nvfp4_product(const uint8_t *codes, int64_t count, const uint8_t *scales, const uint8_t *next,
+                           const struct ordered_x *x, struct fetch *fetch) {
     const uint16_t *at = x->values;
     struct totals totals = nothing;
-    for (; count >= UNIT; count -= UNIT, codes += UNIT / 2, at += UNIT, scales += 2048) {
-        fetch(ahead, UNIT / 2);
-        codes_nvfp4(codes, nvfp4_scale_bytes(scales, UNIT), at, &totals);
+    for (; count >= UNIT; count -= UNIT, codes += UNIT / 2, at += UNIT, scales += 16) {
+        fetch_next(fetch, UNIT / 2);
+        _mm_prefetch((const char *)next, _MM_HINT_T1);
+        next += UNIT / NVFP4_TILE * NVFP4_TILE_BYTES;
+        codes_nvfp4(codes, load_16(scales), at, &totals);
     }
     if (count) {
         uint8_t last[UNIT / 2] = {0};
         memcpy(last, codes, (size_t)count / 2);
-        codes_nvfp4(last, nvfp4_scale_bytes(scales, count), at, &totals);
-        fetch(ahead, (int)count / 2);
+        codes_nvfp4(last, load_16(scales), at, &totals);
+        fetch_next(fetch, (int)count / 2);
     }
     return 256 * total(totals);
 }
 
+static void nvfp4_rows(struct stored_row row, size_t row_bytes, int64_t count, int64_t at, int64_t stretch,
+                       const struct ordered_x *x, struct fetch *fetch, float *y) {
+    struct scale_rows scales;
+    for (int64_t r = 0; r < count; r++, row.index++) {
+        struct stored_row after = row;
+        after.index += TOGETHER - r % TOGETHER;
+        if (r % TOGETHER == 0) copy_scales(&row, count - r, at, stretch, &scales);
+        const uint8_t *next = nvfp4_scales(&after) + (at / NVFP4_TILE + r % TOGETHER) * NVFP4_TILE_BYTES;
+        y[r] += nvfp4_product((const uint8_t *)row.data + at / 2, stretch, scales.bytes[r % TOGETHER], next,
+                              x, fetch);
+        row.data = (const char *)row.data + row_bytes;
+    }
+}
+
+// The scales of [count] blocks of an NF4 tensor.
+static void nf4_block_scales(const struct tensor_scales *stored, int64_t block, int64_t count, float *to) {
+    if (!stored->nested) {
+        memcpy(to, (const char *)stored->blocks + 4 * block, (size_t)count * sizeof *to);
+        return;
+    }
+    const uint8_t *codes = (const uint8_t *)stored->blocks + block;
+    for (int64_t done = 0; done < count;) {
+        const int64_t nest = (block + done) / stored->nested_block;
+        const int64_t end = (nest + 1) * stored->nested_block - block;
+        const float scale = stored->nested_scales[nest];
+        for (; done < count && done < end; done++) {
+            const float product = stored->nested_values[codes[done]] * scale;
+            to[done] = product + stored->nested_offset;
+        }
+    }
+}
+
+// The scales of 64 values each, from value [first] of a row on, and a 0 behind them.
+static void nf4_row_scales(const struct stored_row *row, int64_t first, int64_t count, float *to) {
+    const int64_t values = row->blocks->block_values, skipped = first % values / 64;
+    const int64_t block = (row->index * row->cols + first) / values, wanted = (count + 63) / 64;
+    if (values == 64) {
+        nf4_block_scales(row->blocks, block, wanted, to);
+    } else {
+        float scales[STRETCH / 64 + 1];
+        nf4_block_scales(row->blocks, block, (skipped + wanted + values / 64 - 1) / (values / 64), scales);
+        for (int64_t i = 0; i < wanted; i++) to[i] = scales[(skipped + i) / (values / 64)];
+    }
+    to[wanted] = 0;
+}
+
 // Of blocks of a multiple of 64 values.
 static float nf4_product(const struct stored_row *row, int64_t first, int64_t count,
-                         const struct ordered_x *x, struct ahead *ahead) {
-    const int64_t values = row->blocks->block_values;
+                         const struct ordered_x *x, struct fetch *fetch) {
     const uint8_t *codes = (const uint8_t *)row->data + first / 2;
     const __m512 codebook = _mm512_loadu_ps(row->blocks->codebook);
     const __m512i near = table_of(codebook, codebook);
     const __m512 rest = _mm512_sub_ps(codebook, bf16_512(_mm512_castsi512_si256(near)));
     const __m512i table[2] = {near, table_of(rest, rest)};
-    struct nf4_scales from = nf4_scales_from(row, first);
-    float scales[STRETCH / 64 + 2];
-    int64_t scale_count = 0;
-    for (int64_t left = values - first % values; scale_count < (count + 63) / 64; left = values) {
-        const float scale = nf4_next_scale(&from);
-        for (; left > 0 && scale_count < (count + 63) / 64; left -= 64) scales[scale_count++] = scale;
-    }
-    scales[scale_count] = 0;
+    float scales[STRETCH / 64 + 1];
+    nf4_row_scales(row, first, count, scales);
     const uint16_t *at = x->values;
     const float *scale = scales;
     struct totals totals = nothing;
     for (; count >= 128; count -= 128, codes += 64, at += 128, scale += 2) {
-        fetch(ahead, 64);
+        fetch_next(fetch, 64);
         codes_nf4(codes, table, scale, at, &totals);
     }
     if (count) {
         uint8_t last[64] = {0};
         memcpy(last, codes, (size_t)count / 2);
         codes_nf4(last, table, scale, at, &totals);
-        fetch(ahead, (int)count / 2);
+        fetch_next(fetch, (int)count / 2);
     }
     return total(totals);
 }
@@ -262,11 +297,10 @@ static float nf4_product(const struct stored_row *row, int64_t first, int64_t co
 // [count] values of a row from [first] on.
 ALWAYS float row_product(const enum dtype type, const int values, const int bytes,
                          const struct stored_row *row, int64_t first, int64_t count,
-                         const struct ordered_x *x, struct ahead *ahead) {
-    if (type == DTYPE_NVFP4) return nvfp4_product(row, first, count, x, ahead);
-    if (type == DTYPE_NF4) return nf4_product(row, first, count, x, ahead);
+                         const struct ordered_x *x, struct fetch *fetch) {
+    if (type == DTYPE_NF4) return nf4_product(row, first, count, x, fetch);
     const uint8_t *from = (const uint8_t *)row->data + dtype_bytes(type, first);
-    return blocks_product(type, values, bytes, from, count, x, ahead);
+    return blocks_product(type, values, bytes, from, count, x, fetch);
 }
 
 ALWAYS void rows_products(const enum dtype type, const int values, const int bytes, struct stored_row row,
@@ -276,11 +310,12 @@ ALWAYS void rows_products(const enum dtype type, const int values, const int byt
     for (int64_t at = 0; at < depth; at += STRETCH) {
         const int64_t stretch = depth - at < STRETCH ? depth - at : STRETCH;
         const uint8_t *from = (const uint8_t *)row.data + dtype_bytes(type, at);
-        struct ahead ahead = ahead_of(from, row_bytes, dtype_bytes(type, stretch));
+        struct fetch fetch = fetch_from(from, row_bytes, dtype_bytes(type, stretch));
         struct stored_row next = row;
         order_x(type, x + at, stretch, &ordered);
-        for (int64_t r = 0; r < count; r++, next.index++) {
-            y[r] += row_product(type, values, bytes, &next, at, stretch, &ordered, &ahead);
+        if (type == DTYPE_NVFP4) nvfp4_rows(row, row_bytes, count, at, stretch, &ordered, &fetch, y);
+        for (int64_t r = 0; r < count && type != DTYPE_NVFP4; r++, next.index++) {
+            y[r] += row_product(type, values, bytes, &next, at, stretch, &ordered, &fetch);
             next.data = (const char *)next.data + row_bytes;
         }
     }

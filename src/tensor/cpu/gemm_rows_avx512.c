@@ -23,7 +23,7 @@ static inline __attribute__((always_inline)) void dot_rows(const enum dtype type
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
             const char *row = from + (size_t)r * row_bytes + d * bytes;
-            _mm_prefetch(row + 1024, _MM_HINT_T0);
+            for (int64_t i = 0; i < 2 * LANES * bytes; i += 64) _mm_prefetch(row + 1024 + i, _MM_HINT_T0);
             __m512 w0 = load_512(type, row, 0xffff), w1 = load_512(type, row + LANES * bytes, 0xffff);
             if (round) w0 = rounded(w0), w1 = rounded(w1);
             sums[r][0] = _mm512_fmadd_ps(w0, x0, sums[r][0]);

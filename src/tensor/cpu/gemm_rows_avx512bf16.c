@@ -1,7 +1,8 @@
-// One-row products with weights that must be decoded, in products of two bf16 a lane. Relies on gemm_isa.h,
-// decode_avx512bf16.h.
+// One-row products with weights that must be decoded, in products of two bf16 a lane; gemm_codes_avx512bf16.c has most types.
+// Relies on gemm_isa.h, decode_avx512bf16.h, fetch.h.
 //
 // VDPBF16PS treats denormals as zero and rounds each of its two sums; its order is part of this set's results.
+#include "tensor/cpu/fetch.h"
 #include "tensor/cpu/gemm_isa.h"
 
 #include <immintrin.h>
@@ -17,10 +18,13 @@ enum {
 struct out {
     const uint16_t *x;
     __m512 *sums; // [SUMS]
+    struct fetch *fetch;
+    int bytes; // of STEP values
 };
 
 static inline __attribute__((always_inline)) struct out advanced(struct out out, int values) {
     out.x += values;
+    fetch_next(out.fetch, values / STEP * out.bytes);
     return out;
 }
 
@@ -31,10 +35,29 @@ static inline __attribute__((always_inline)) void put_words(struct out out, int 
 
 #include "tensor/cpu/decode_avx512bf16.h"
 
+// As many of [count] values of a row, from [at] on, as there are whole blocks: returns how many. 0 for other types.
+ALWAYS int64_t add_blocks(const struct stored_row *row, int64_t at, int64_t count, const uint16_t *x,
+                          __m512 *sums, struct fetch *fetch) {
+    const uint8_t *from = (const uint8_t *)row->data + dtype_bytes(row->type, at);
+#define CASE(name, bytes)                                                                                    \
+    case DTYPE_##name:                                                                                       \
+        return unpack_blocks(DTYPE_##name, STEP, bytes, from, count, (struct out){x, sums, fetch, bytes})
+    switch (row->type) {
+        CASE(F16, 64);
+        CASE(F8_E4M3, 32);
+        CASE(F8_E5M2, 32);
+        CASE(Q8_0, 34);
+    default:
+        return 0;
+    }
+#undef CASE
+}
+
 // [count] values of a row from [at] on times x, which is padded with zeros to a multiple of STEP.
-static float stretch_product(const struct stored_row *row, int64_t at, int64_t count, const uint16_t *x) {
+static float stretch_product(const struct stored_row *row, int64_t at, int64_t count, const uint16_t *x,
+                             struct fetch *fetch) {
     __m512 sums[SUMS] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-    int64_t done = unpack_row(row, at, count, (struct out){x, sums});
+    int64_t done = add_blocks(row, at, count, x, sums, fetch);
     while (done < count) {
         enum { PIECE = 256 };
         uint16_t values[PIECE];
@@ -42,7 +65,7 @@ static float stretch_product(const struct stored_row *row, int64_t at, int64_t c
         gemm_decode_bf16_avx512bf16(row, at + done, some, values);
         for (int64_t i = some; i % STEP; i++) values[i] = 0;
         for (int64_t i = 0; i < some; i += STEP)
-            put_words((struct out){x + done + i, sums}, 0, _mm512_loadu_si512(values + i));
+            put_words((struct out){.x = x + done + i, .sums = sums}, 0, _mm512_loadu_si512(values + i));
         done += some;
     }
     return _mm512_reduce_add_ps(
@@ -64,9 +87,11 @@ static void decoded_products(const struct stored_row *first, size_t row_bytes, i
     for (int64_t at = 0; at < depth || at == 0; at += STRETCH) {
         const int64_t stretch = depth - at < STRETCH ? depth - at : STRETCH;
         struct stored_row row = *first;
+        const char *from = (const char *)row.data + dtype_bytes(row.type, at);
+        struct fetch fetch = fetch_from(from, row_bytes, dtype_bytes(row.type, stretch ? stretch : STEP));
         narrow_x(x + at, stretch, narrow);
         for (int64_t r = 0; r < count; r++, row.index++) {
-            y[r] = (at ? y[r] : 0) + stretch_product(&row, at, stretch, narrow);
+            y[r] = (at ? y[r] : 0) + stretch_product(&row, at, stretch, narrow, &fetch);
             row.data = (const char *)row.data + row_bytes;
         }
     }
