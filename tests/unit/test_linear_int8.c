@@ -3,36 +3,7 @@
 #include "tensor/cpu/gemm_int8.h"
 #include "tensor/cpu/linear_int8.h"
 
-#include "unit.h"
-
-#include <math.h>
-
-static uint64_t random_state;
-
-static float uniform(void) { // [-1, 1)
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (float)((double)(random_state >> 40) / (1 << 23) - 1);
-}
-
-static float normal(void) { // about, with variance 1
-    float sum = 0;
-    for (int i = 0; i < 12; i++) sum += uniform();
-    return sum / 2;
-}
-
-// Stores a value and gives back what was stored. Eight bits take the value's place by any code that is a number.
-static float put(enum dtype type, void *to, int64_t at, float value) {
-    if (type == DTYPE_F32) return ((float *)to)[at] = value;
-    if (type == DTYPE_F8_E4M3) {
-        float stored;
-        ((uint8_t *)to)[at] = (uint8_t)((value < 0 ? 0x80 : 0) | ((int)(fabsf(value) * 1000) % 0x60));
-        dtype_decode(type, (uint8_t *)to + at, &stored, 1);
-        return stored;
-    }
-    const uint16_t bits = type == DTYPE_F16 ? f32_to_f16(value) : f32_to_bf16(value);
-    ((uint16_t *)to)[at] = bits;
-    return type == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits);
-}
+#include "linear_helper.h"
 
 // ------------------------------------------------------------------------------------------------------- the expectation
 
@@ -79,7 +50,7 @@ static void fillings_give_the_same_bytes(void **state) {
     static uint8_t codes[2][ROWS][INT8_ROW_BYTES], weights[2][ROWS][INT8_ROW_BYTES];
     static struct int8_panel panels[2][2];
     static float c[2][ROWS][32], row_scales[ROWS];
-    random_state = 3;
+    linear_random = 3;
     for (int isa = CPU_AVX2; isa <= (int)cpu_isa_best(); isa++) {
         const struct int8_kernels *sets[2] = {plain, int8_kernels_for((enum cpu_isa)isa)};
         for (size_t i = 0; i < sizeof depths / sizeof *depths * 3; i++) {
@@ -88,9 +59,9 @@ static void fillings_give_the_same_bytes(void **state) {
             char *values = malloc(dtype_bytes(type, depth)); // exactly as long: nothing behind it is read
             for (int row = 0; row < ROWS; row++) {
                 const float size = row == 5 ? 0 : row == 6 ? 1e-40f : row == 7 ? 3e4f : ldexpf(1, row - 14);
-                for (int64_t d = 0; d < depth; d++) put(type, values, d, size * uniform());
-                if (row == 8) put(type, values, depth / 2, NAN);
-                if (row == 9) put(type, values, depth - 1, -INFINITY);
+                for (int64_t d = 0; d < depth; d++) linear_put(type, values, d, size * linear_uniform());
+                if (row == 8) linear_put(type, values, depth / 2, NAN);
+                if (row == 9) linear_put(type, values, depth - 1, -INFINITY);
                 float scales[2];
                 for (int set = 0; set < 2; set++) {
                     scales[set] = sets[set]->quantise(type, values, depth, 0, codes[set][row]);
@@ -169,124 +140,17 @@ static void holds_the_largest_sums(void **state) {
 
 // ---------------------------------------------------------------------------------------------------------------- layers
 
-struct shape {
-    int64_t batch, rows, in, out[3]; // out: of up to three parts, 0 behind the last
-    enum dtype weights, x, y;
-    enum epilogue_kind epilogue;
-    bool bias, scales, padded_strides;
-    int branches;
-    int64_t rank; // of the last branch
-};
-
-enum { BRANCHES = 2 };
-
-struct setup {
-    struct linear linear;
-    struct matrix x, y;
-    struct epilogue epilogue;
-    struct modulation modulations[2];
-    float *w_values, *x_values, *y_before, *bias, *scales, *gates, *down[BRANCHES], *up[BRANCHES];
-    void *stored, *stored_down[BRANCHES], *stored_up[BRANCHES];
-    int64_t y_count;
-};
-
-static void *store(enum dtype type, int64_t count, float size, float **values) {
-    void *stored = malloc(dtype_bytes(type, count) + 1);
-    *values = malloc((size_t)count * sizeof **values);
-    for (int64_t i = 0; i < count; i++) (*values)[i] = put(type, stored, i, size * normal());
-    return stored;
-}
-
-static void make_branch(struct setup *s, const struct shape *shape, int index) {
-    const int64_t rank = index == shape->branches - 1 && shape->rank ? shape->rank : 5;
-    const int64_t first = index ? 3 : 0, rows = s->linear.out - 2 * first;
-    s->stored_down[index] = store(shape->weights, rank * shape->in, 0.1f, &s->down[index]);
-    s->stored_up[index] = store(shape->weights, rows * rank, 0.1f, &s->up[index]);
-    s->linear.branches[index] = (struct low_rank){
-        .down = {s->stored_down[index], shape->weights, rank, dtype_bytes(shape->weights, shape->in)},
-        .up = {s->stored_up[index], shape->weights, rows, dtype_bytes(shape->weights, rank)},
-        .first_output = first,
-        .scale = 0.5f + (float)index};
-    s->linear.branch_count = index + 1;
-}
-
-static int64_t columns_of(const struct setup *s) {
-    return s->epilogue.kind == EPILOGUE_GATED_SILU ? s->linear.out / 2 : s->linear.out;
-}
-
-static void make(const struct shape *shape, struct setup *s) {
-    *s = (struct setup){.linear = {.in = shape->in, .compute = COMPUTE_I8},
-                        .epilogue = {shape->epilogue, s->modulations, 2}};
-    random_state = 7;
-    for (int i = 0; i < 3; i++) s->linear.out += shape->out[i];
-    const size_t out = (size_t)s->linear.out;
-    s->stored = store(shape->weights, s->linear.out * shape->in, 0.05f, &s->w_values);
-    s->bias = malloc(out * sizeof(float));
-    s->scales = malloc(out * sizeof(float));
-    s->gates = malloc(2 * out * sizeof(float));
-    for (size_t i = 0; i < out; i++) s->bias[i] = uniform(), s->scales[i] = 0.5f + 0.25f * uniform();
-    for (size_t i = 0; i < 2 * out; i++) s->gates[i] = uniform();
-    int64_t first = 0;
-    for (int i = 0; i < 3 && shape->out[i]; first += shape->out[i++])
-        s->linear.parts[s->linear.part_count++] =
-            (struct weight_rows){.data = (char *)s->stored + dtype_bytes(shape->weights, first * shape->in),
-                                 .type = shape->weights,
-                                 .rows = shape->out[i],
-                                 .row_bytes = dtype_bytes(shape->weights, shape->in),
-                                 .scales = shape->scales && i != 1 ? s->scales + first : NULL,
-                                 .scale_stride = i == 0};
-    if (shape->bias) s->linear.bias = s->bias;
-    for (int i = 0; i < shape->branches; i++) make_branch(s, shape, i);
-    const int64_t pad = shape->padded_strides ? 3 : 0, cols = columns_of(s);
-    s->x = (struct matrix){NULL, shape->x, shape->batch, shape->rows, shape->in, shape->in + pad, 0};
-    s->x.batch_stride = shape->rows * s->x.row_stride + 2 * pad;
-    s->x.data = store(shape->x, shape->batch * s->x.batch_stride, 1, &s->x_values);
-    s->y = (struct matrix){NULL, shape->y, shape->batch, shape->rows, cols, cols + pad, 0};
-    s->y.batch_stride = shape->rows * s->y.row_stride + pad;
-    s->y_count = shape->batch * s->y.batch_stride;
-    s->y.data = store(shape->y, s->y_count, 1, &s->y_before);
-    s->modulations[0] = (struct modulation){.end = shape->rows / 3, .gate = s->gates};
-    s->modulations[1] = (struct modulation){.end = shape->rows, .gate = s->gates + out};
-}
-
-static void drop(struct setup *s) {
-    void *all[] = {s->w_values,     s->x_values,    s->y_before, s->bias,           s->scales,
-                   s->gates,        s->stored,      s->x.data,   s->y.data,         s->down[0],
-                   s->down[1],      s->up[0],       s->up[1],    s->stored_down[0], s->stored_down[1],
-                   s->stored_up[0], s->stored_up[1]};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-}
-
 // What stands before the epilogue: the product in 8 bits, branches in double precision, the bias.
-static double result_of(const struct setup *s, int64_t x_at, int64_t n) {
+static double result_of(const struct linear_setup *s, int64_t x_at, int64_t n) {
     const struct linear *linear = &s->linear;
-    const float *x = s->x_values + x_at;
-    float scale = 1;
-    int64_t first = 0;
-    for (int i = 0; i < linear->part_count; first += linear->parts[i++].rows)
-        if (n >= first && n < first + linear->parts[i].rows && linear->parts[i].scales)
-            scale = linear->parts[i].scales[(n - first) * linear->parts[i].scale_stride];
-    const float product = expect(x, s->w_values + n * linear->in, scale, linear->in);
-    if (linear->branch_count == 0) return linear->bias ? product + linear->bias[n] : product;
-    double sum = product;
-    for (int b = 0; b < linear->branch_count; b++) {
-        const struct low_rank *branch = &linear->branches[b];
-        const int64_t rank = branch->down.rows, row = n - branch->first_output;
-        for (int64_t r = 0; r < rank && row >= 0 && row < branch->up.rows; r++) {
-            double inner = 0;
-            for (int64_t k = 0; k < linear->in; k++) inner += (double)s->down[b][r * linear->in + k] * x[k];
-            sum += branch->scale * inner * s->up[b][row * rank + r];
-        }
-    }
-    return sum + (linear->bias ? linear->bias[n] : 0);
+    const float scale = linear_scale(linear, n), bias = linear->bias ? linear->bias[n] : 0;
+    const float product = expect(s->x_values + x_at, s->w_values + n * linear->in, scale, linear->in);
+    double size = 0;
+    if (linear->branch_count == 0) return linear->bias ? product + bias : product;
+    return product + linear_branches(s, x_at, n, &size) + bias;
 }
 
-static float value_of(const struct setup *s, int64_t at) {
-    return s->y.type == DTYPE_F32 ? ((const float *)s->y.data)[at]
-                                  : bf16_to_f32(((const uint16_t *)s->y.data)[at]);
-}
-
-static void check_value(const struct setup *s, int64_t batch, int64_t row, int64_t n) {
+static void check_value(const struct linear_setup *s, int64_t batch, int64_t row, int64_t n) {
     const int64_t x_at = batch * s->x.batch_stride + row * s->x.row_stride;
     const int64_t at = batch * s->y.batch_stride + row * s->y.row_stride + n;
     const bool exact = s->linear.branch_count == 0 &&
@@ -296,77 +160,33 @@ static void check_value(const struct setup *s, int64_t batch, int64_t row, int64
     if (s->epilogue.kind == EPILOGUE_GATED_ADD)
         want = s->y_before[at] + s->modulations[row >= s->modulations[0].end].gate[n] * want;
     if (s->epilogue.kind == EPILOGUE_GATED_SILU)
-        want = want / (1 + exp(-want)) * result_of(s, x_at, n + columns_of(s));
+        want = want / (1 + exp(-want)) * result_of(s, x_at, n + linear_columns(s));
     const float rounded = s->y.type == DTYPE_BF16 ? bf16_to_f32(f32_to_bf16((float)want)) : (float)want;
     const double tolerance = (s->y.type == DTYPE_BF16 ? fabs(want) / 128 : 3e-6 * (1 + fabs(want))) +
                              (s->linear.branch_count ? 2e-2 : 0); // branches round to bf16 in between
-    const double error = fabs((double)value_of(s, at) - (exact ? rounded : want));
-    if (!(exact ? value_of(s, at) == rounded : error <= tolerance))
+    const double error = fabs((double)linear_value(s, at) - (exact ? rounded : want));
+    if (!(exact ? linear_value(s, at) == rounded : error <= tolerance))
         fail_msg("batch %d row %d column %d: got %.9g, expected %.9g", (int)batch, (int)row, (int)n,
-                 (double)value_of(s, at), exact ? rounded : want);
+                 (double)linear_value(s, at), exact ? rounded : want);
 }
 
-// What lies between the rows of y must stay as it was.
-static void check_gaps(const struct setup *s) {
-    for (int64_t at = 0; at < s->y_count; at++) {
-        const int64_t inside = at % s->y.batch_stride, row = inside / s->y.row_stride;
-        if (row < s->y.rows && inside % s->y.row_stride < columns_of(s)) continue;
-        assert_true(value_of(s, at) == s->y_before[at]);
-    }
-}
-
-static struct device *open_device(const char *isa, int threads, struct pool **pool) {
-    struct error error = {0};
-    *pool = pool_open(threads, &error);
-    assert_non_null(*pool);
-    struct device *device = device_open_cpu(
-        &(struct device_options){.pool = *pool, .isa = isa, .workspace_bytes = 256 << 20}, &error);
-    if (!device) fail_msg("%s", error.message);
-    return device;
-}
-
-static void run(struct setup *s, const char *isa, int threads) {
-    struct error error = {0};
-    struct pool *pool;
-    struct device *device = open_device(isa, threads, &pool);
-    device->ops->linear(device, &s->linear, s->x, &s->epilogue, s->y);
-    assert_ok(device_status(device, &error), error);
-    assert_int_equal(workspace_mark(device), 0);
-    device_close(device);
-    pool_close(pool);
+static void check_rows(const struct linear_setup *s, int step) {
+    assert_true(linear_int8_takes(&s->linear, s->x.batch * s->x.rows));
+    for (int64_t b = 0; b < s->x.batch; b++)
+        for (int64_t r = b % step; r < s->x.rows; r += step)
+            for (int64_t n = 0; n < linear_columns(s); n++) check_value(s, b, r, n);
 }
 
 // Checks every [step]th row on every instruction set, and that threads make no difference; results that are exact are the same
 // bytes on every set.
-static void check(const struct shape *shape, int step) {
+static void check(const struct linear_shape *shape, int step) {
     const char *isas[8];
     const int count = device_isa_list(isas, 8);
-    for (int i = 0; i < count; i++) {
-        void *first = NULL;
-        for (int threads = 1; threads <= 3; threads++) {
-            struct setup s;
-            make(shape, &s);
-            assert_true(linear_int8_takes(&s.linear, shape->batch * shape->rows));
-            run(&s, isas[i], threads);
-            const size_t bytes = dtype_bytes(shape->y, s.y_count);
-            if (threads == 1) {
-                for (int64_t b = 0; b < shape->batch; b++)
-                    for (int64_t r = b % step; r < shape->rows; r += step)
-                        for (int64_t n = 0; n < columns_of(&s); n++) check_value(&s, b, r, n);
-                check_gaps(&s);
-                first = malloc(bytes);
-                memcpy(first, s.y.data, bytes);
-            } else {
-                assert_memory_equal(first, s.y.data, bytes);
-            }
-            drop(&s);
-        }
-        free(first);
-    }
+    for (int i = 0; i < count; i++) linear_run_threads(isas[i], shape, COMPUTE_I8, true, check_rows, step);
 }
 
 static void multiplies_exactly(void **state) {
-    static const struct shape shapes[] = {
+    static const struct linear_shape shapes[] = {
         {1, 64, 1, {1}, DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_STORE, false, false, false, 0, 0},
         {1, 65, 45, {19}, DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_STORE, true, false, true, 0, 0},
         {1, 97, 512, {13, 30}, DTYPE_BF16, DTYPE_BF16, DTYPE_BF16, EPILOGUE_STORE, false, true, true, 0, 0},
@@ -392,7 +212,7 @@ static void multiplies_exactly(void **state) {
 }
 
 static void applies_epilogues(void **state) {
-    static const struct shape shapes[] = {
+    static const struct linear_shape shapes[] = {
         {2, 41, 600, {50}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_GATED_ADD, true, true, true, 0, 0},
         {1,
          70,
@@ -414,7 +234,7 @@ static void applies_epilogues(void **state) {
 }
 
 static void adds_side_branches(void **state) {
-    static const struct shape shapes[] = {
+    static const struct linear_shape shapes[] = {
         {2, 35, 64, {40, 25}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_STORE, true, true, true, 2, 16},
         {1, 70, 50, {300}, DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_GATED_SILU, false, false, false, 1, 40},
         {1,
@@ -436,7 +256,7 @@ static void adds_side_branches(void **state) {
 
 // What is too small, or has too much beside it, is computed in bf16.
 static void leaves_the_rest_to_bf16(void **state) {
-    static const struct shape shapes[] = {
+    static const struct linear_shape shapes[] = {
         {1, 1, 100, {50}, DTYPE_BF16, DTYPE_BF16, DTYPE_F32, EPILOGUE_STORE, true, false, false, 0, 0},
         {1, 1, 77, {40}, DTYPE_BF16, DTYPE_F32, DTYPE_F32, EPILOGUE_GATED_SILU, true, false, false, 1, 3},
         {1,
@@ -469,16 +289,16 @@ static void leaves_the_rest_to_bf16(void **state) {
     const char *isas[8];
     const int count = device_isa_list(isas, 8);
     for (size_t i = 0; i < (size_t)count * (sizeof shapes / sizeof *shapes); i++) {
-        const struct shape *shape = &shapes[i / (size_t)count];
-        struct setup ways[2];
+        const struct linear_shape *shape = &shapes[i / (size_t)count];
+        struct linear_setup ways[2];
         for (int way = 0; way < 2; way++) {
-            make(shape, &ways[way]);
+            linear_make(shape, COMPUTE_I8, true, &ways[way]);
             assert_false(linear_int8_takes(&ways[way].linear, shape->rows));
             if (way) ways[way].linear.compute = COMPUTE_BF16;
-            run(&ways[way], isas[i % (size_t)count], 2);
+            linear_run(&ways[way], isas[i % (size_t)count], 2);
         }
         assert_memory_equal(ways[0].y.data, ways[1].y.data, dtype_bytes(shape->y, ways[0].y_count));
-        for (int way = 0; way < 2; way++) drop(&ways[way]);
+        for (int way = 0; way < 2; way++) linear_drop(&ways[way]);
     }
 }
 
@@ -486,12 +306,13 @@ static void leaves_the_rest_to_bf16(void **state) {
 
 // Rows of x: zeros; one huge value among ones; tiny ones; NaN; an infinity in the second group; and one row of weights each.
 static void takes_strange_values(void **state) {
-    static const struct shape shape = {1, 64, 1200, {40}, DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_STORE};
+    static const struct linear_shape shape = {1,         64,        1200,      {40},
+                                              DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_STORE};
     const char *isas[8];
     const int count = device_isa_list(isas, 8);
     for (int i = 0; i < count; i++) {
-        struct setup s;
-        make(&shape, &s);
+        struct linear_setup s;
+        linear_make(&shape, COMPUTE_I8, true, &s);
         float *x = s.x.data, *w = s.stored;
         for (int k = 0; k < 1200; k++) {
             x[k] = w[k] = 0;
@@ -504,7 +325,7 @@ static void takes_strange_values(void **state) {
         w[3 * 1200] = INFINITY;
         memcpy(s.x_values, x, 64 * 1200 * sizeof *x);
         memcpy(s.w_values, w, 40 * 1200 * sizeof *w);
-        run(&s, isas[i], 2);
+        linear_run(&s, isas[i], 2);
         const float *y = s.y.data;
         for (int row = 0; row < 64; row++)
             for (int n = 0; n < 40; n++) {
@@ -517,17 +338,18 @@ static void takes_strange_values(void **state) {
             }
         assert_true(y[40 + 5] != 0 &&
                     isfinite(y[40 + 5])); // the huge one's group; the others keep their own scales
-        drop(&s);
+        linear_drop(&s);
     }
 }
 
 // How far 8 bits are from f32, relative, with normal numbers: a code is off by at most half a scale and that is the largest of
 // 512 magnitudes (about 3.2 deviations) over 127, so by 3.2 / 127 / sqrt(12) = 0.0073 in the mean of squares; two operands: 0.0103.
 static void errs_as_its_step_says(void **state) {
-    static const struct shape shape = {1, 128, 1536, {96}, DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_STORE};
-    struct setup s;
-    make(&shape, &s);
-    run(&s, NULL, 2);
+    static const struct linear_shape shape = {1,         128,       1536,      {96},
+                                              DTYPE_F32, DTYPE_F32, DTYPE_F32, EPILOGUE_STORE};
+    struct linear_setup s;
+    linear_make(&shape, COMPUTE_I8, true, &s);
+    linear_run(&s, NULL, 2);
     double error = 0, size = 0;
     for (int row = 0; row < 128; row++)
         for (int n = 0; n < 96; n++) {
@@ -541,7 +363,7 @@ static void errs_as_its_step_says(void **state) {
     print_message("relative error of a product in 8 bits, normal numbers: %.4f\n", sqrt(error / size));
     assert_true(sqrt(error / size) < 0.012);
     assert_true(sqrt(error / size) > 0.004);
-    drop(&s);
+    linear_drop(&s);
 }
 
 int main(void) {
