@@ -18,7 +18,7 @@ struct ops;
 // In what type products are computed (sums are f32, in 8 bits integers within a group of the depth).
 enum compute {
     COMPUTE_F32,  // operands f32
-    COMPUTE_BF16, // operands rounded to bf16
+    COMPUTE_BF16, // operands rounded to bf16; weights of a single row may stay as they are stored
     // As COMPUTE_BF16, but linear layers round both operands to 8 bits with a scale for each row and group of the depth, where
     // the backend has such products and there are rows enough. An approximation that is chosen, layer by layer.
     COMPUTE_I8,

@@ -108,7 +108,8 @@ struct gemm_kernels {
     void (*decode_bf16)(const struct stored_row *row, int64_t at, int64_t count, uint16_t *to);
 
     // y[n] = sum over k of stored[n, k] * x[k] for [row_count] rows [row_bytes] apart, each read once; with [round] the
-    // stored values are rounded to bf16, and those of x are bf16 already. x: [depth] f32.
+    // stored values are rounded to bf16, or, where a set multiplies with the codes of a type, not at all, and those of x are
+    // bf16 already. x: [depth] f32.
     void (*row_products)(const struct stored_row *first, size_t row_bytes, int64_t row_count, bool round,
                          const float *x, int64_t depth, float *y);
 

@@ -11,7 +11,8 @@
 enum {
     TOKENS_LEAST = 64,     // of a task, where there are more
     TASKS_A_THREAD = 4,    // tasks are made smaller until there are so many for each thread
-    SINGLE_OUT_BLOCK = 64, // outputs of a task of the single-row path
+    SINGLE_OUT_LEAST = 64, // outputs of a task of the single-row path, and its multiples
+    SINGLE_OUT_MOST = 256,
 };
 
 // --------------------------------------------------------------------------------------------------- blocks of outputs
@@ -122,7 +123,7 @@ static void single_task(void *context, int64_t index, int worker) {
     const struct linear_job *job = &single->job;
     const struct linear *linear = job->linear;
     const struct linear_block block = linear_block_of(job, index, job->out_block);
-    float *r = cpu_scratch(job->device, worker), *side = r + 2 * SINGLE_OUT_BLOCK;
+    float *r = cpu_scratch(job->device, worker), *side = r + 2 * SINGLE_OUT_MOST;
     for (int i = 0; i < block.run_count; i++) {
         const struct linear_run *run = &block.runs[i];
         const struct weight_rows *part = run->part;
@@ -151,6 +152,14 @@ static int64_t blocks_of(const struct linear_job *job, int64_t size) {
     return (columns + size - 1) / size;
 }
 
+// Large tasks bring x into the order of the weights' codes less often.
+static int64_t single_out_block(const struct linear_job *job) {
+    const int64_t tasks = (int64_t)TASKS_A_THREAD * cpu_of(job->device)->threads;
+    const int64_t wanted = blocks_of(job, SINGLE_OUT_LEAST) / tasks * SINGLE_OUT_LEAST;
+    if (wanted < SINGLE_OUT_LEAST) return SINGLE_OUT_LEAST;
+    return wanted < SINGLE_OUT_MOST ? wanted : SINGLE_OUT_MOST;
+}
+
 static void linear_single(struct device *device, struct single_job *single) {
     struct linear_job *job = &single->job;
     float *x = workspace_alloc(device, (size_t)job->linear->in * sizeof *x);
@@ -158,8 +167,8 @@ static void linear_single(struct device *device, struct single_job *single) {
     job->kernels->convert_f32(job->x.type, job->x.data, job->linear->in, job->linear->compute == COMPUTE_BF16,
                               x);
     single->x = x;
-    job->out_block = SINGLE_OUT_BLOCK;
-    pool_for(device->pool, blocks_of(job, SINGLE_OUT_BLOCK), single_task, single);
+    job->out_block = single_out_block(job);
+    pool_for(device->pool, blocks_of(job, job->out_block), single_task, single);
 }
 
 // -------------------------------------------------------------------------------------------------------- the whole op
