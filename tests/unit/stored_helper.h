@@ -22,14 +22,16 @@ static inline float random_uniform(struct random *random) { // [-1, 1)
 }
 
 static const enum dtype stored_types[] = {
-    DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_F8_E4M3, DTYPE_F8_E5M2, DTYPE_Q4_0,   DTYPE_Q4_1,
-    DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_Q8_0, DTYPE_Q2_K,    DTYPE_Q3_K,    DTYPE_Q4_K,   DTYPE_Q5_K,
-    DTYPE_Q6_K, DTYPE_NF4,  DTYPE_NF4,  DTYPE_NVFP4,   DTYPE_IQ4_NL,  DTYPE_IQ4_XS,
+    DTYPE_F32,  DTYPE_F16,   DTYPE_BF16,   DTYPE_F8_E4M3, DTYPE_F8_E5M2, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0,
+    DTYPE_Q5_1, DTYPE_Q8_0,  DTYPE_Q2_K,   DTYPE_Q3_K,    DTYPE_Q4_K,    DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_NF4,
+    DTYPE_NF4,  DTYPE_NVFP4, DTYPE_IQ4_NL, DTYPE_IQ4_XS,  DTYPE_NF4,     DTYPE_NF4,
 };
 enum {
     STORED_TYPES = sizeof stored_types / sizeof *stored_types,
-    STORED_NESTED = 16
-}; // the second NF4 is nested
+    STORED_NESTED = 16, // the second NF4 is nested
+    STORED_WIDE = 20,   // the third has blocks of 128 values, and is nested, too
+    STORED_NARROW = 21, // the fourth has blocks of 32
+};
 
 struct stored_weights {
     enum dtype type;
@@ -100,11 +102,12 @@ static inline void stored_nvfp4_scales(struct random *random, struct stored_weig
 }
 
 static inline void stored_nf4_scales(struct random *random, struct stored_weights *weights, bool wild,
-                                     bool nested) {
+                                     int kind) {
+    const bool nested = kind == STORED_NESTED || kind == STORED_WIDE;
     struct tensor_scales *scales = &weights->scales;
-    scales->block_values = 64;
+    scales->block_values = kind == STORED_WIDE ? 128 : kind == STORED_NARROW ? 32 : 64;
     scales->nested_block = 16;
-    const int64_t blocks = (scales->first_row + weights->rows) * weights->cols / 64;
+    const int64_t blocks = (scales->first_row + weights->rows) * weights->cols / scales->block_values;
     const int64_t nests = (blocks + scales->nested_block - 1) / scales->nested_block;
     float *absmax = stored_exactly((size_t)blocks * (nested ? 1 : 4)),
           *codebook = stored_exactly(16 * sizeof(float));
@@ -137,7 +140,7 @@ static inline struct stored_weights stored_make(struct random *random, int kind,
     for (int64_t row = 0; row < rows; row++)
         stored_row_bytes(random, &weights, wild, weights.data + (size_t)row * weights.row_bytes);
     if (weights.type == DTYPE_NVFP4) stored_nvfp4_scales(random, &weights, wild);
-    if (weights.type == DTYPE_NF4) stored_nf4_scales(random, &weights, wild, kind == STORED_NESTED);
+    if (weights.type == DTYPE_NF4) stored_nf4_scales(random, &weights, wild, kind);
     return weights;
 }
 

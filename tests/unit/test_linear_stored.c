@@ -138,9 +138,11 @@ static void check_row(const struct layer *layer, const float *x, const float *y,
 }
 
 // A single row in bf16 on the instruction sets that multiply with codes, whose weights are never rounded.
-static bool multiplies_codes(const char *isa, enum dtype type) {
+static bool multiplies_codes(const char *isa, const struct stored_weights *stored) {
+    const enum dtype type = stored->type;
     if (strcmp(isa, "avx512bf16") != 0 && strcmp(isa, "amx") != 0) return false;
-    return type == DTYPE_NVFP4 || type == DTYPE_NF4 || (block_has(type) && type != DTYPE_Q8_0);
+    if (type == DTYPE_NF4) return stored->scales.block_values % 64 == 0;
+    return type == DTYPE_NVFP4 || (block_has(type) && type != DTYPE_Q8_0);
 }
 
 static void check_layer(const char *isa, int kind, int64_t in, int64_t out, int64_t tokens, bool branch,
@@ -155,7 +157,7 @@ static void check_layer(const char *isa, int kind, int64_t in, int64_t out, int6
     float *y = product(isa, 1, &layer.linear, x, tokens), *plain = product(isa, 1, &layer.plain, x, tokens);
     const size_t bytes = (size_t)(tokens * out) * sizeof *y;
     if (tokens > 1 && memcmp(y, plain, bytes) != 0) fail_msg("%s: not what decoded weights give", what);
-    const bool round = compute == COMPUTE_BF16 && !(tokens == 1 && multiplies_codes(isa, layer.stored.type));
+    const bool round = compute == COMPUTE_BF16 && !(tokens == 1 && multiplies_codes(isa, &layer.stored));
     check_row(&layer, x, y, round, what);
     check_row(&layer, x + (tokens - 1) * in, y + (tokens - 1) * out, round, what);
     for (int threads = 2; threads <= 3; threads++) {
@@ -200,8 +202,24 @@ static void deep_rows(void **state) {
         for (int kind = 0; kind < STORED_TYPES; kind++) {
             check_layer(isas[isa], kind, 2304, 12, 3, false, COMPUTE_F32);
             check_layer(isas[isa], kind, 2304, 12, 66, false, COMPUTE_BF16);
-            check_layer(isas[isa], kind, 9216, 8, 1, false, COMPUTE_BF16);
+            check_layer(isas[isa], kind, 17152, 8, 1, false, COMPUTE_BF16);
         }
+}
+
+// Rows that end in the middle of what is multiplied together: 256 values, or four blocks of 32.
+static void odd_rows(void **state) {
+    const char *isas[8];
+    const int count = device_isa_list(isas, 8);
+    const int64_t cols[] = {64, 192, 416, 448};
+    for (int isa = 0; isa < count; isa++)
+        for (int kind = 0; kind < STORED_TYPES; kind++)
+            for (size_t i = 0; i < sizeof cols / sizeof *cols; i++) {
+                const int64_t step = stored_types[kind] != DTYPE_NF4 ? stored_step(stored_types[kind])
+                                     : kind == STORED_WIDE           ? 128
+                                     : kind == STORED_NARROW         ? 32
+                                                                     : 64;
+                if (cols[i] % step == 0) check_layer(isas[isa], kind, cols[i], 70, 1, false, COMPUTE_BF16);
+            }
 }
 
 // Root mean squares over the outputs of a row: how far [y] is from the exact product, how far the exact product of rounded
@@ -234,7 +252,7 @@ static void one_row_is_near(void **state) {
             for (int i = 0; i < 2816; i++) x[i] = bf16_to_f32(f32_to_bf16(0.5f + random_uniform(&random)));
             float *y = product(isas[isa], 1, &layer.linear, x, 1);
             errors_of(&layer, x, y, errors);
-            const bool codes = multiplies_codes(isas[isa], layer.stored.type);
+            const bool codes = multiplies_codes(isas[isa], &layer.stored);
             if (!(errors[0] <= errors[1] * (codes ? 0.05 : 1.02) + 1e-7 * errors[2]))
                 fail_msg("%s on %s: error %.3g, of rounded weights %.3g, of magnitudes %.3g",
                          dtype_info(layer.stored.type)->name, isas[isa], errors[0], errors[1], errors[2]);
@@ -279,8 +297,9 @@ static void embeds(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_row),   cmocka_unit_test(few_tokens),      cmocka_unit_test(many_tokens),
-        cmocka_unit_test(deep_rows), cmocka_unit_test(one_row_is_near), cmocka_unit_test(embeds),
+        cmocka_unit_test(one_row),   cmocka_unit_test(few_tokens), cmocka_unit_test(many_tokens),
+        cmocka_unit_test(deep_rows), cmocka_unit_test(odd_rows),   cmocka_unit_test(one_row_is_near),
+        cmocka_unit_test(embeds),
     };
     return cmocka_run_group_tests_name("linear_stored", tests, NULL, NULL);
 }

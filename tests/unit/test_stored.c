@@ -326,7 +326,8 @@ static void every_instruction_set_decodes_the_same(void **state) {
         const struct gemm_kernels *kernels = gemm_kernels_for((enum cpu_isa)isa);
         for (int kind = 0; kind < STORED_TYPES; kind++) {
             const int step = dtype_info(stored_types[kind])->block_values;
-            const int64_t cols = step == 256 ? 768 : stored_types[kind] == DTYPE_NF4 ? 192 : 160;
+            const int64_t nf4 = kind == STORED_WIDE ? 384 : 192; // of whole blocks
+            const int64_t cols = step == 256 ? 768 : stored_types[kind] == DTYPE_NF4 ? nf4 : 160;
             for (size_t offset = 0; offset < 4; offset++) {
                 check_kernels(kernels, kind, cols, offset, false);
                 check_kernels(kernels, kind, cols, offset, true);
