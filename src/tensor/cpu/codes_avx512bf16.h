@@ -2,21 +2,22 @@
 // decode_scales.h, vector_avx512.h.
 //
 // A code, without its scale, is a small number that bf16 holds exactly. So the codes themselves are multiplied with x, and the
-// scales are applied to sums of a group's products: no weight is ever rounded, and nothing is done once a weight but to bring
-// its code into the low bits of a word, to look it up (VPERMW looks at the low 5 bits of an index, VPERMI2W at 6) and to
-// multiply (VDPBF16PS). Codes stay where the bytes of a block have them: a load of 64 bytes is 32 words of two bytes, a table
-// lookup takes the codes of the even or of the odd bytes, and x lies in the order that follows from this (codes_order).
-// What codes are shifted by (the t of d s n - m t) is multiplied with sums of x that were made beforehand.
+// scales are applied to sums of a group's products: no weight is ever rounded (of NF4's codebook bf16 holds the numbers in two
+// parts), and nothing is done for each weight but to bring its code into the low bits of a word, to look it up (VPERMW looks
+// at the low 5 bits of an index, VPERMI2W at 6) and to multiply (VDPBF16PS). Codes stay where the bytes of a block have them:
+// a load of 64 bytes is 32 words of two bytes, a table lookup takes the codes of the even or of the odd bytes, and x lies in
+// the order that follows from this (order_unit in gemm_codes_avx512bf16.c). What codes are shifted by (the t of d s n - m t)
+// is multiplied with sums of x that were made beforehand.
 #ifndef LIMN_TENSOR_CPU_CODES_AVX512BF16_H
 #define LIMN_TENSOR_CPU_CODES_AVX512BF16_H
 
 #include "tensor/cpu/decode_scales.h"
 #include "tensor/cpu/vector_avx512.h"
 
-// Of a row. [m]: of what the minima make. Several, so that an addition need not wait for the last one.
+// Of a row; several, so that an addition need not wait for the last one.
 struct totals {
-    __m512 a, b, m;
-    __m128 four;
+    __m512 a, b, m; // m: what minima make
+    __m128 four;    // the same of four blocks of 32 values
 };
 
 // --------------------------------------------------------------------------------------------------- words and tables

@@ -304,18 +304,18 @@ ALWAYS float row_product(const enum dtype type, const int values, const int byte
 }
 
 ALWAYS void rows_products(const enum dtype type, const int values, const int bytes, struct stored_row row,
-                          size_t row_bytes, int64_t count, const float *x, int64_t depth, float *y) {
-    struct ordered_x ordered;
+                          size_t row_bytes, int64_t count, const float *x, int64_t depth,
+                          struct ordered_x *ordered, float *y) {
     for (int64_t r = 0; r < count; r++) y[r] = 0;
     for (int64_t at = 0; at < depth; at += STRETCH) {
         const int64_t stretch = depth - at < STRETCH ? depth - at : STRETCH;
         const uint8_t *from = (const uint8_t *)row.data + dtype_bytes(type, at);
         struct fetch fetch = fetch_from(from, row_bytes, dtype_bytes(type, stretch));
         struct stored_row next = row;
-        order_x(type, x + at, stretch, &ordered);
-        if (type == DTYPE_NVFP4) nvfp4_rows(row, row_bytes, count, at, stretch, &ordered, &fetch, y);
+        order_x(type, x + at, stretch, ordered);
+        if (type == DTYPE_NVFP4) nvfp4_rows(row, row_bytes, count, at, stretch, ordered, &fetch, y);
         for (int64_t r = 0; r < count && type != DTYPE_NVFP4; r++, next.index++) {
-            y[r] += row_product(type, values, bytes, &next, at, stretch, &ordered, &fetch);
+            y[r] += row_product(type, values, bytes, &next, at, stretch, ordered, &fetch);
             next.data = (const char *)next.data + row_bytes;
         }
     }
@@ -323,9 +323,10 @@ ALWAYS void rows_products(const enum dtype type, const int values, const int byt
 
 bool gemm_code_products_avx512bf16(const struct stored_row *first, size_t row_bytes, int64_t count,
                                    const float *x, int64_t depth, float *y) {
+    struct ordered_x ordered;
 #define CASE(name, values, bytes)                                                                            \
     case DTYPE_##name:                                                                                       \
-        rows_products(DTYPE_##name, values, bytes, *first, row_bytes, count, x, depth, y);                   \
+        rows_products(DTYPE_##name, values, bytes, *first, row_bytes, count, x, depth, &ordered, y);         \
         return true
     switch (first->type) {
         CASE(Q4_0, 128, 72);
@@ -342,7 +343,7 @@ bool gemm_code_products_avx512bf16(const struct stored_row *first, size_t row_by
         CASE(NVFP4, 256, 128);
     case DTYPE_NF4:
         if (first->blocks->block_values % 64) return false;
-        rows_products(DTYPE_NF4, 128, 64, *first, row_bytes, count, x, depth, y);
+        rows_products(DTYPE_NF4, 128, 64, *first, row_bytes, count, x, depth, &ordered, y);
         return true;
     default:
         return false;
