@@ -71,6 +71,7 @@ struct card_weights {
         sigmas[CARD_SIGMAS_MOST]; // the default schedule before the shift, where it is not the model folder's
     int sigma_count;
     struct card_system_message system_message;
+    int64_t transformer_bytes, text_encoder_bytes; // as they are fetched, in bf16; 0: the card does not say
 };
 
 struct model_card {

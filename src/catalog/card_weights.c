@@ -123,20 +123,37 @@ static bool read_system_message(struct reader *reader, const struct yaml_node *m
            yaml_fail(yaml_get(map, "sha256"), reader->error, "expected 64 hexadecimal digits");
 }
 
+// {transformer: 64.4, text_encoder: 48.0}: GB in bf16.
+static bool read_gigabytes(struct reader *reader, const struct yaml_node *map, struct card_weights *weights) {
+    static const char *const keys[] = {"transformer", "text_encoder"};
+    int64_t *const to[] = {&weights->transformer_bytes, &weights->text_encoder_bytes};
+    if (!yaml_known_keys(map, keys, 2, reader->error)) return false;
+    for (int i = 0; i < 2; i++) {
+        const struct yaml_node *node = yaml_need(map, keys[i], "GB of its weights", reader->error);
+        double value;
+        if (!node || !yaml_number(node, 0.001, 10000, &value, reader->error)) return false;
+        *to[i] = (int64_t)(value * 1e9);
+    }
+    return true;
+}
+
 bool card_weights_read(const struct yaml_node *map, struct arena *arena, int steps,
                        struct card_weights *weights, struct error *error) {
-    static const char *const keys[] = {"folder", "get", "repositories", "sigmas", "system_message"};
+    static const char *const keys[] = {"folder",         "get",      "repositories", "sigmas",
+                                       "system_message", "gigabytes"};
     struct reader reader = {arena, error};
     const struct yaml_node *repositories = yaml_get(map, "repositories"), *sigmas = yaml_get(map, "sigmas"),
-                           *message = yaml_get(map, "system_message");
-    if (!yaml_known_keys(map, keys, 5, error) ||
+                           *message = yaml_get(map, "system_message"),
+                           *gigabytes = yaml_get(map, "gigabytes");
+    if (!yaml_known_keys(map, keys, 6, error) ||
         !needed(&reader, map, "folder", "the model folder's name", &weights->folder) ||
         !needed(&reader, map, "get", "what to do to have the weights", &weights->get))
         return false;
     if (repositories && !read_repositories(&reader, repositories, weights)) return false;
     if (sigmas && !repositories) return yaml_fail(sigmas, error, "only with repositories");
     if (message && !repositories) return yaml_fail(message, error, "only with repositories");
-    return (!sigmas || read_sigmas(&reader, sigmas, steps, weights)) &&
+    return (!gigabytes || read_gigabytes(&reader, gigabytes, weights)) &&
+           (!sigmas || read_sigmas(&reader, sigmas, steps, weights)) &&
            (!message || read_system_message(&reader, message, &weights->system_message));
 }
 

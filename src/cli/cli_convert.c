@@ -1,5 +1,7 @@
 // `limn convert`: a model in another type or form. Relies on options.h, flux/convert_model.h.
 #include "cli/commands.h"
+#include "cli/fit.h"
+#include "cli/model_path.h"
 #include "cli/options.h"
 
 #include "base/clock.h"
@@ -10,6 +12,7 @@
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,7 +23,8 @@ struct convert_options {
     struct convert_model convert;
     const char *loras[LORAS_MOST];
     float scales[LORAS_MOST];
-    bool quiet;
+    const char *memory;
+    bool fit, quiet;
 };
 
 struct convert_view {
@@ -44,7 +48,8 @@ static const char help[] =
     "SYNOPSIS\n"
     "  limn convert [OPTION]... MODEL -o FOLDER\n"
     "  limn convert [OPTION]... MODEL -o FILE.gguf [--part PART]\n"
-    "  limn convert [OPTION]... MODEL -o FILE.safetensors [--part PART]\n\n"
+    "  limn convert [OPTION]... MODEL -o FILE.safetensors [--part PART]\n"
+    "  limn convert --fit [--memory SIZE] [-o FOLDER] MODEL\n\n"
     "DESCRIPTION\n"
     "  MODEL is a model folder in any form that limn opens. A FOLDER gets all parts in the layout of "
     "diffusers and\n"
@@ -58,8 +63,16 @@ static const char help[] =
     "full disk\n"
     "  the same command goes on where it stopped. LoRAs are added in f32 and rounded once with the "
     "weights.\n\n"
+    "  With --fit the transformer and the text encoder are made in the finest type of which each stays in "
+    "the memory\n"
+    "  of this machine, and listed as forms in the model's limn.json, or in that of a FOLDER that then "
+    "stands "
+    "on it.\n"
+    "  limn takes the form that suits the memory there is; `limn plan` shows which.\n\n"
     "OPTIONS\n"
-    "  -o, --output PATH         where to write; needed\n"
+    "  -o, --output PATH         where to write; needed but for --fit\n"
+    "      --fit                 make the forms that this machine's memory wants\n"
+    "      --memory SIZE         --fit for that much, as \"24GB\" (default: what is available now)\n"
     "  -t, --type NAME           F32, F16, BF16 (default), Q8_0, Q6_K, Q5_K, Q4_K, Q5_1, Q5_0, Q4_1, Q4_0\n"
     "      --text-type NAME      the same for the text encoder in a folder (default: --type)\n"
     "      --part NAME           of a file: transformer (default), text_encoder or vae\n"
@@ -72,7 +85,8 @@ static const char help[] =
     "  0 when everything was written, 1 after an error, 2 for wrong usage, 130 when interrupted\n\n"
     "EXAMPLES\n"
     "  limn convert FLUX.2-dev -o FLUX.2-dev-Q4_K --type Q4_K --text-type Q8_0\n"
-    "  limn convert FLUX.2-dev --lora flux.2-turbo-lora.safetensors -o turbo.gguf --type Q6_K\n";
+    "  limn convert FLUX.2-dev --lora flux.2-turbo-lora.safetensors -o turbo.gguf --type Q6_K\n"
+    "  limn convert --fit flux.2-dev-turbo\n";
 
 // --------------------------------------------------------------------------------------------------------- progress
 
@@ -134,7 +148,7 @@ static bool read_lora(char *text, struct convert_options *options) {
     return option_lora("--lora", text, LIMN_LORA_SCALE_MOST, &options->loras[index], &options->scales[index]);
 }
 
-enum { OPTION_TEXT_TYPE = 256, OPTION_PART, OPTION_LORA, OPTION_THREADS };
+enum { OPTION_TEXT_TYPE = 256, OPTION_PART, OPTION_LORA, OPTION_THREADS, OPTION_FIT, OPTION_MEMORY };
 
 static const struct option long_options[] = {
     {"output", required_argument, NULL, 'o'},
@@ -143,6 +157,8 @@ static const struct option long_options[] = {
     {"part", required_argument, NULL, OPTION_PART},
     {"lora", required_argument, NULL, OPTION_LORA},
     {"threads", required_argument, NULL, OPTION_THREADS},
+    {"fit", no_argument, NULL, OPTION_FIT},
+    {"memory", required_argument, NULL, OPTION_MEMORY},
     {"quiet", no_argument, NULL, 'q'},
     {"help", no_argument, NULL, 'h'},
     {0},
@@ -175,6 +191,12 @@ static int read_arguments(int count, char **arguments, struct convert_options *o
             good = option_integer("--threads", optarg, 1, LIMN_THREADS_MOST, &threads);
             if (good) convert->threads = (int)threads;
             break;
+        case OPTION_FIT:
+            options->fit = true;
+            break;
+        case OPTION_MEMORY:
+            good = option_memory("--memory", optarg, &options->memory);
+            break;
         case 'q':
             options->quiet = true;
             break;
@@ -189,7 +211,11 @@ static int read_arguments(int count, char **arguments, struct convert_options *o
         fputs("limn: `limn convert --help` tells how it is used\n", stderr);
         return 2;
     }
-    if (count - optind != 1 || !convert->target) {
+    if (options->memory && !options->fit) {
+        fputs("limn: convert: --memory goes with --fit\n", stderr);
+        return 2;
+    }
+    if (count - optind != 1 || !(convert->target || options->fit)) {
         fprintf(stderr, "limn: convert: expected %s; `limn convert --help` tells more\n",
                 count - optind != 1 ? "one MODEL"
                                     : "-o with a folder, or a file that ends in .gguf or .safetensors");
@@ -213,9 +239,14 @@ int command_convert(int count, char **arguments) {
     options.convert.lora_scales = options.scales;
     options.convert.progress = show;
     options.convert.context = &view;
-    const bool done = convert_model(&options.convert, &error);
+    char *path = model_path(NULL, options.convert.source, &error);
+    options.convert.source = path;
+    const bool done =
+        path && (options.fit ? fit_convert(&options.convert, options.memory, options.quiet, &error)
+                             : convert_model(&options.convert, &error));
     if (view.drawn) fputs("\r\033[K", stderr);
-    if (done && !options.quiet) fprintf(stderr, "limn: wrote %s\n", options.convert.target);
+    if (done && !options.quiet && !options.fit) fprintf(stderr, "limn: wrote %s\n", options.convert.target);
     if (!done) fprintf(stderr, "limn: %s\n", error.message);
+    free(path);
     return done ? 0 : error.kind == ERROR_CANCELLED ? 130 : 1;
 }

@@ -1,8 +1,11 @@
 // `limn plan`: what a model takes of memory, stage by stage. Relies on options.h, flux/memory_plan.h.
 #include "cli/commands.h"
+#include "cli/fit.h"
+#include "cli/model_path.h"
 #include "cli/options.h"
 
 #include "base/memory.h"
+#include "catalog/catalog.h"
 #include "flux/memory_plan.h"
 
 #include <getopt.h>
@@ -36,10 +39,12 @@ static const char help[] =
     "EXIT STATUS\n"
     "  0 when the request can run, 1 when it cannot or the model cannot be opened, 2 for wrong usage\n\n"
     "EXAMPLE\n"
+    "  limn plan flux.2-dev-turbo\n"
     "  limn plan models/FLUX.2-dev --size 1024x1024 --reference 1024x1024 --memory 24GB\n";
 
 struct plan_options {
     const char *model, *memory;
+    const char *folder; // of the model
     struct limn_request request;
     struct limn_image references[LIMN_REFERENCES_MOST];
     bool json;
@@ -77,15 +82,6 @@ static bool read_number(const char *option, const char *text, int most, int *to)
     return true;
 }
 
-static bool read_memory(const char *text, const char **to) {
-    if (memory_parse(text) > 0) {
-        *to = text;
-        return true;
-    }
-    fprintf(stderr, "limn: --memory: \"%s\", expected a size such as 24GB\n", text);
-    return false;
-}
-
 // -1: go on; else the exit status.
 static int read_arguments(int count, char **arguments, struct plan_options *options) {
     struct limn_request *request = &options->request;
@@ -107,7 +103,7 @@ static int read_arguments(int count, char **arguments, struct plan_options *opti
             good = read_number("--steps", optarg, LIMN_STEPS_MOST, &request->steps);
             break;
         case OPTION_MEMORY:
-            good = read_memory(optarg, &options->memory);
+            good = option_memory("--memory", optarg, &options->memory);
             break;
         case OPTION_JSON:
             options->json = true;
@@ -188,28 +184,113 @@ static json_t *plan_json(const struct memory_plan *plan, const struct limn_reque
                      "possible", plan->possible, "stages", stages);
 }
 
+static bool all_there(const struct part_fit fits[FIT_PARTS]) {
+    for (int i = 0; i < FIT_PARTS; i++)
+        if (!fits[i].there) return false;
+    return true;
+}
+
+// The forms that would stay in memory and are not there.
+static void print_wanted(const struct part_fit fits[FIT_PARTS], const char *model, const char *memory) {
+    if (all_there(fits)) return;
+    printf("  `limn convert --fit%s%s %s` would make of it:\n", memory ? " --memory " : "",
+           memory ? memory : "", model);
+    fit_print(fits, "    ", stdout);
+}
+
+static json_t *wanted_json(const struct part_fit fits[FIT_PARTS]) {
+    json_t *list = json_array();
+    for (int i = 0; i < FIT_PARTS; i++)
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:I, s:b, s:b}", "part", model_part_name(fits[i].part), "type",
+                            dtype_info(fits[i].type)->name, "bytes", (json_int_t)fits[i].bytes, "there",
+                            fits[i].there, "resident", fits[i].stays));
+    return list;
+}
+
+static const char *const MACHINES[] = {"24GB", "48GB", "64GB", "128GB"};
+enum { MACHINES_COUNT = sizeof MACHINES / sizeof *MACHINES };
+
+// Of a model whose weights are not here.
+static bool plan_of_card(const struct plan_options *options, const struct model_card *card, json_t *list) {
+    struct part_fit fits[FIT_PARTS];
+    for (int i = -1; i < (options->memory ? 0 : MACHINES_COUNT); i++) {
+        const char *memory = i < 0 ? options->memory : MACHINES[i];
+        const int64_t bytes = memory ? memory_parse(memory) : memory_available();
+        if (!fit_of_card(card, bytes, fits)) return false;
+        if (list) {
+            json_array_append_new(list, json_pack("{s:I, s:o}", "memory_bytes", (json_int_t)bytes, "wanted",
+                                                  wanted_json(fits)));
+            continue;
+        }
+        char text[16];
+        if (i < 0) printf("%s is not here. %s. What it would be:\n", card->id, card->weights.get);
+        printf("%s (%s)\n", memory ? memory : "available now", scaled(bytes, text));
+        fit_print(fits, "  ", stdout);
+        if (!all_there(fits))
+            printf("  made after `limn pull %s` by `limn convert --fit%s%s %s`\n", card->id,
+                   memory ? " --memory " : "", memory ? memory : "", card->id);
+    }
+    return true;
+}
+
 // Plans for [memory] (NULL: what there is); the model is opened anew, since the forms of its parts follow the memory.
 static bool plan_for(const struct plan_options *options, const char *memory, json_t *list, bool *possible,
                      struct error *error) {
     struct memory_plan plan;
     struct limn_request filled;
     if (memory) setenv("LIMN_MEMORY", memory, 1);
-    struct pipeline *pipeline = pipeline_open(options->model, NULL, error);
+    struct pipeline *pipeline = pipeline_open(options->folder, NULL, error);
     bool good = pipeline && pipeline_check(pipeline, &options->request, &filled, error);
     if (good) {
         pipeline_plan(pipeline, &filled, memory ? memory_parse(memory) : 0, &plan);
         *possible = plan.possible;
-        if (list)
-            json_array_append_new(list, plan_json(&plan, &filled));
-        else
+        struct part_fit fits[FIT_PARTS];
+        struct error ignored = {0};
+        const bool fitted = model_fit(options->folder, plan.memory, fits, &ignored);
+        if (list) {
+            json_t *object = plan_json(&plan, &filled);
+            if (fitted) json_object_set_new(object, "wanted", wanted_json(fits));
+            json_array_append_new(list, object);
+        } else {
             print_plan(&plan, &filled, memory);
+            if (fitted) print_wanted(fits, options->model, memory);
+        }
     }
     pipeline_close(pipeline);
     return good;
 }
 
+static bool plan_folder(const struct plan_options *options, json_t *list, bool *possible,
+                        struct error *error) {
+    bool other, good = plan_for(options, options->memory, list, possible, error);
+    for (int i = 0; i < MACHINES_COUNT && good && !options->memory; i++)
+        good = plan_for(options, MACHINES[i], list, &other, error);
+    return good;
+}
+
+// The model's folder, or, where only its card is here, what that says.
+static bool plan(struct plan_options *options, json_t *list, bool *possible, struct error *error) {
+    struct config config;
+    struct error unknown = {0};
+    struct catalog *catalog = config_load(&config, NULL, error) ? catalog_open(&config, error) : NULL;
+    const struct model_card *card = catalog ? catalog_look_up(catalog, options->model, &unknown) : NULL;
+    char *folder = catalog ? model_path(catalog, options->model, error) : NULL;
+    bool good = folder != NULL;
+    options->folder = folder;
+    if (good) {
+        good = plan_folder(options, list, possible, error);
+    } else if (card && error->kind == ERROR_NOT_FOUND && plan_of_card(options, card, list)) {
+        *error = (struct error){0};
+        good = *possible = true;
+    }
+    free(folder);
+    catalog_close(catalog);
+    config_free(&config);
+    return good;
+}
+
 int command_plan(int count, char **arguments) {
-    static const char *const machines[] = {"24GB", "48GB", "64GB", "128GB"};
     struct plan_options options = {.json = false};
     limn_request_init(&options.request);
     options.request.prompt = "a picture";
@@ -218,10 +299,8 @@ int command_plan(int count, char **arguments) {
     if (status >= 0) return status;
     struct error error = {0};
     json_t *list = options.json ? json_array() : NULL;
-    bool possible = false, other;
-    bool good = plan_for(&options, options.memory, list, &possible, &error);
-    for (size_t i = 0; i < sizeof machines / sizeof *machines && good && !options.memory; i++)
-        good = plan_for(&options, machines[i], list, &other, &error);
+    bool possible = false;
+    const bool good = plan(&options, list, &possible, &error);
     if (!good) fprintf(stderr, "limn: %s\n", error.message);
     if (good && list) {
         json_dumpf(list, stdout, JSON_INDENT(2));

@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "catalog/catalog.h"
 #include "cli/commands.h"
+#include "cli/fit.h"
 #include "cli/options.h"
 #include "cli/pull_folder.h"
 #include "cli/pull_plan.h"
@@ -292,6 +293,8 @@ static int report(const struct pull *pull, bool good, const struct error *error)
     if (good && pull->folder) {
         printf("%s%s is here: %s\n", pull->options->pattern_count ? "What was asked for of " : "",
                pull->options->model, pull->folder);
+        if (!pull->options->quiet && !pull->options->pattern_count)
+            fit_advise(pull->folder, pull->options->model, stdout);
         return fflush(stdout) == 0 ? 0 : 1;
     }
     if (good) return fflush(stdout) == 0 ? 0 : 1;

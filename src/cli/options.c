@@ -1,5 +1,7 @@
 #include "cli/options.h"
 
+#include "base/memory.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -98,5 +100,14 @@ bool option_lora(const char *option, char *text, double most, const char **file,
     if (scaled) *colon = 0;
     if (*text) return true;
     fprintf(stderr, "limn: %s: expected FILE or FILE:SCALE\n", option);
+    return false;
+}
+
+bool option_memory(const char *option, const char *text, const char **to) {
+    if (memory_parse(text) > 0) {
+        *to = text;
+        return true;
+    }
+    fprintf(stderr, "limn: %s: \"%s\", expected a size such as 24GB\n", option, text);
     return false;
 }

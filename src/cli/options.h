@@ -26,4 +26,7 @@ bool option_word(const char *option, const char *text, const char *const *words,
 // colon with no number behind it belongs to the file's name.
 bool option_lora(const char *option, char *text, double most, const char **file, float *scale);
 
+// "24GB": a size of memory; *to is [text] then.
+bool option_memory(const char *option, const char *text, const char **to);
+
 #endif

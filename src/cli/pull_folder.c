@@ -130,10 +130,26 @@ static json_t *settings_of(const struct pull_plan *plan, const char *system_mess
     return NULL;
 }
 
+// The forms that `limn convert --fit` listed stay listed.
+static bool keep_forms(const char *path, json_t *settings) {
+    static const char *const keys[] = {"transformer", "text_encoder"};
+    struct error ignored = {0};
+    json_t *old = file_exists(path) ? json_read_file(path, JSON_BYTES_MOST, &ignored) : NULL;
+    bool good = true;
+    for (size_t i = 0; i < 2 && good; i++) {
+        json_t *forms = json_object_get(old, keys[i]);
+        if (json_is_array(forms)) good = json_object_set(settings, keys[i], forms) == 0;
+    }
+    json_decref(old);
+    return good;
+}
+
 char *pull_folder_write(const struct pull_plan *plan, const char *system_message, struct error *error) {
     char *folder = folder_of(plan->card, error), *path = folder ? path_join(folder, "limn.json") : NULL;
     json_t *settings = path ? settings_of(plan, system_message) : NULL;
-    char *text = settings ? json_dumps(settings, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = settings && keep_forms(path, settings)
+                     ? json_dumps(settings, JSON_INDENT(2) | JSON_REAL_PRECISION(9))
+                     : NULL;
     bool good = text || (folder ? no_memory(error) : false);
     good = good && folder_make(folder, error) && file_write(path, text, strlen(text), error);
     free(text);

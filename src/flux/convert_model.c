@@ -145,7 +145,8 @@ static bool add_lora(struct loras *loras, const char *file, float scale, const s
 static bool open_loras(const struct work *work, struct loras *loras, const struct lora_shape *shape,
                        struct error *error) {
     bool good = true;
-    for (int i = 0; i < work->folder.lora_count && good; i++)
+    const int own = work->convert->without_loras ? 0 : work->folder.lora_count;
+    for (int i = 0; i < own && good; i++)
         good = add_lora(loras, work->folder.loras[i].file, work->folder.loras[i].scale, shape, error);
     for (int i = 0; i < work->convert->lora_count && good; i++)
         good = add_lora(loras, work->convert->loras[i], work->convert->lora_scales[i], shape, error);

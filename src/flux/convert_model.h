@@ -24,6 +24,7 @@ struct convert_model {
     const char *const *loras; // files, added to the transformer's weights
     const float *lora_scales;
     int lora_count;
+    bool without_loras;         // the source's own LoRAs are left out
     int threads;                // 0: one a processor
     convert_progress *progress; // NULL: none
     void *context;

@@ -66,10 +66,14 @@ static int64_t weight_bytes(const char *path) {
     return bytes;
 }
 
+int64_t part_bytes_most(int64_t memory) {
+    return memory - memory / MEMORY_SHARE;
+}
+
 // Of several forms of one part, finest first, the first that stays in memory beside MEMORY_SHARE for the rest, else the smallest.
 static bool choose_path(const char *folder, const char *file, const char *key, const json_t *forms,
                         char **path, struct error *error) {
-    const int64_t available = memory_available(), most = available - available / MEMORY_SHARE;
+    const int64_t most = part_bytes_most(memory_available());
     int64_t smallest = INT64_MAX;
     size_t index;
     json_t *form;

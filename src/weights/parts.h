@@ -16,6 +16,9 @@
 // limn.json that chooses.
 char *part_find(const char *folder, enum model_part part, struct error *error);
 
+// What the weights of one part may take of [memory] bytes, so that they stay there beside everything else: seven eighths.
+int64_t part_bytes_most(int64_t memory);
+
 // The path of the tokenizer: a folder or file that tokenizer_open takes.
 char *part_find_tokenizer(const char *folder, struct error *error);
 
