@@ -408,8 +408,9 @@ def test_a_wrong_environment(place, hub, name, value):
     assert not hub.requests
 
 
-def test_generate_with_the_folder_of_a_model_that_needs_more(place, hub, cards):
-    """The base's weights, a LoRA, the schedule and the system message of limn's own folder."""
+@pytest.fixture
+def more(hub, cards):
+    """A model of a repository, a LoRA that fits it, a schedule and a system message."""
     import struct
     config = json.loads(hub.repositories["tests/model"].files["transformer/config.json"])
     hidden, channels = config["num_attention_heads"] * config["attention_head_dim"], config["in_channels"]
@@ -422,6 +423,10 @@ def test_generate_with_the_folder_of_a_model_that_needs_more(place, hub, cards):
     text = json.dumps(header).encode()
     hub.repositories["tests/lora"] = Repository({"lora.safetensors": struct.pack("<Q", len(text)) + text + data})
     cards(MORE)
+
+
+def test_generate_with_the_folder_of_a_model_that_needs_more(place, hub, more):
+    """The base's weights, a LoRA, the schedule and the system message of limn's own folder."""
     pictures = []
     for scale in "0.5", "0":
         assert place.pull("drawn").returncode == 0
@@ -436,3 +441,57 @@ def test_generate_with_the_folder_of_a_model_that_needs_more(place, hub, cards):
         assert made["model"] == "Drawn" and made["steps"] == 2 and made["guidance"] == 2.5
         pictures.append(out.read_bytes())
     assert pictures[0] != pictures[1]  # the LoRA is applied
+
+
+def test_forms_for_the_memory(place, hub, more):
+    """What is there before a model is fetched, after it, and when the forms that the memory wants were made."""
+    size = sum(len(data) for name, data in hub.repositories["tests/model"].files.items()
+               if name.startswith("transformer/") and name.endswith(".safetensors"))
+    small = str(size * 7 // 8)
+    place.environment["LIMN_MEMORY"] = small
+    assert "limn pull drawn" in limn(place, "plan", "drawn").stderr  # its card says no sizes
+    done = place.pull("drawn")
+    assert done.returncode == 0 and "limn convert --fit drawn" in done.out, done.out + done.err
+    folder = place.data / "limn" / "models" / "drawn"
+    draw = ["generate", "--model", "drawn", "a star", "--size", "64x64", "--seed", "1", "-q", "-o"]
+    place.environment["LIMN_MEMORY"] = "1GB"
+    assert limn(place, *draw, str(place.folder / "before.png")).returncode == 0
+    done = limn(place, "convert", "--fit", "--memory", small, "drawn")
+    assert done.returncode == 0 and str(folder) in done.stderr, done.stderr
+    settings = json.loads((folder / "limn.json").read_text())
+    assert settings["transformer"][0] == "transformer" and len(settings["transformer"]) == 2
+    form = folder / settings["transformer"][1]
+    assert form.is_file() and form.read_bytes()[:4] == b"GGUF"
+    assert (folder / "transformer").resolve() == (place.snapshot("tests/model") / "transformer").resolve()
+    # With much memory nothing has changed; with little the smaller form is taken, and the LoRA still applies, once.
+    assert limn(place, *draw, str(place.folder / "after.png")).returncode == 0
+    assert (place.folder / "after.png").read_bytes() == (place.folder / "before.png").read_bytes()
+    planned = json.loads(limn(place, "plan", "--json", "--memory", small, "drawn").stdout)
+    steps, = (stage for stage in planned[0]["stages"] if stage["stage"] == "steps")
+    assert steps["mapped_bytes"] == form.stat().st_size and all(part["there"] for part in planned[0]["wanted"])
+    # Another pull leaves the forms listed, and says nothing of making them.
+    again = place.pull("drawn", LIMN_MEMORY=small)
+    assert again.returncode == 0 and "--fit" not in again.out
+    assert json.loads((folder / "limn.json").read_text()) == settings
+    # In the cache nothing is written.
+    refused = limn(place, "convert", "--fit", "--memory", small, "tests/model")
+    assert refused.returncode == 1 and "-o" in refused.stderr
+    other = place.folder / "other"
+    done = limn(place, "convert", "--fit", "--memory", small, "tests/model", "-o", str(other))
+    assert done.returncode == 0 and (other / "limn.json").exists(), done.stderr
+    draw[2] = str(other)
+    assert limn(place, *draw, str(place.folder / "other.png")).returncode == 0
+
+
+def test_plans_of_models_that_are_not_here(place, hub):
+    done = limn(place, "plan", "flux.2-dev-turbo")
+    assert done.returncode == 0 and "limn pull flux.2-dev-turbo" in done.stdout
+    plans = {plan["memory_bytes"]: {part["part"]: part for part in plan["wanted"]}
+             for plan in json.loads(limn(place, "plan", "--json", "flux.2-dev-turbo").stdout)[1:]}
+    types = {memory // 10**9: (parts["transformer"]["type"], parts["text encoder"]["type"]) for memory, parts in plans.items()}
+    assert types == {24: ("Q4_K", "Q6_K"), 48: ("Q8_0", "Q8_0"), 64: ("Q8_0", "BF16"), 128: ("BF16", "BF16")}
+    assert all(part["resident"] for parts in plans.values() for part in parts.values())
+    assert limn(place, "plan", "flux.2-dev-turbo", "--memory", "nonsense").returncode == 2
+    assert limn(place, "convert", "--memory", "24GB", "flux.2-dev-turbo", "-o", str(place.folder / "x")).returncode == 2
+    done = limn(place, "convert", "--fit", "flux.2-dev-turbo")
+    assert done.returncode == 1 and "limn pull flux.2-dev-turbo" in done.stderr
