@@ -405,10 +405,12 @@ void connection_changed(void *context, struct MHD_Connection *connection, void *
         relay_link_began(server, link);
         server->connections++;
     } else if (link) {
-        relay_link_ended(server, link);
         link_delist(server, link);
         link_unwatch(server, link);
-        door_count_out(server, &link->address);
+        if (link->relay)
+            relay_link_ended(server, link); // which still has the client's socket
+        else
+            door_count_out(server, &link->address);
         server->connections--;
         *kept = NULL;
         free(link);

@@ -66,6 +66,7 @@ struct exchange {
     uint64_t buffered;          // bytes of the body that count as held in memory
     bool in_memory;             // the body is
     uint64_t sent;              // bytes of the answer's body, where known
+    uint64_t picture_size;      // of a picture of which a part was asked for that it does not have
     struct upload *upload;      // reads the body of a POST
     bool wants_stream;          // the request asked for events
     struct gateway_message answer;

@@ -219,11 +219,12 @@ static void end(struct relay *relay) {
     free(relay->up.bytes);
     free(relay->ready.bytes);
     free(relay->down.bytes);
-    if (relay->link)
+    if (relay->link) {
         relay->link->relay = NULL;
-    else
+    } else {
         server->loose--;
-    if (!relay->admitted) door_count_out(server, &relay->address);
+        door_count_out(server, &relay->address);
+    }
     *(relay->previous ? &relay->previous->next : &server->first_relay) = relay->next;
     *(relay->next ? &relay->next->previous : &server->last_relay) = relay->previous;
     relay->next = server->dead_relays;
@@ -244,7 +245,6 @@ void relay_link_began(struct server *server, struct link *link) {
 }
 
 void relay_link_ended(struct server *server, struct link *link) {
-    if (!link->relay) return;
     link->relay->link = NULL;
     link->relay = NULL;
     server->loose++;

@@ -22,7 +22,7 @@ bool relay_insert(struct server *server, struct link *link);
 
 // What epoll says of one of the two sockets.
 void relay_heard(struct relay *relay, bool inner, unsigned events);
-// A connection that libmicrohttpd has begun or ended: the relay in front of it, if there is one, is told.
+// A connection that libmicrohttpd has begun, which may have a relay in front of it, and one with a relay that it has ended.
 void relay_link_began(struct server *server, struct link *link);
 void relay_link_ended(struct server *server, struct link *link);
 
