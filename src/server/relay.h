@@ -1,11 +1,11 @@
 // Connections whose bytes limn reads before libmicrohttpd does. Relies on exchange.h, head.h, chunks.h, tls.h.
 //
-// DESIGN. libmicrohttpd answers what it finds malformed itself, with HTML and without an id, and offers no way to change that. So it
-// must never see such bytes. The head of a plain connection's request is looked at in the socket (door.c, loop.c), which costs
-// next to nothing; but bytes that are encrypted, in chunks or behind another request can only be read once. Such a connection goes
-// through a relay: libmicrohttpd gets one end of a pair of sockets, the relay holds the other and the client's socket. It passes heads on
-// when they are whole and good, bodies as they come and chunks written anew; what is malformed it answers itself, after
-// the answers to what came before. A plain connection is put behind a relay at the first request that needs it and stays there.
+// DESIGN. libmicrohttpd answers what it finds malformed itself, with HTML and without an id, and offers no way to change that.
+// So it must never see such bytes. The head of a plain connection's request is looked at in the socket (door.c, loop.c), which
+// costs next to nothing; but bytes that are encrypted, in chunks or behind another request can only be read once. Such a
+// connection goes through a relay: libmicrohttpd gets one end of a pair of sockets, the relay holds the other and the client's
+// socket. It passes heads on when they are whole and good, bodies as they come and chunks written anew; what is malformed it
+// answers itself, after the answers to what came before. A plain connection is put behind a relay at the first request that needs it and stays there.
 #ifndef LIMN_SERVER_RELAY_H
 #define LIMN_SERVER_RELAY_H
 

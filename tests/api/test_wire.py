@@ -227,7 +227,8 @@ def noise(side):
 def test_pictures_come_through_whole(fast, secure, way):
     """A form of some megabytes in chunks of odd sizes; the picture that comes back, by its URL and in ranges."""
     body = form(part("prompt", b"@noise"), part("size", b"724x724"), part("image", noise(900), "a.png"))
-    head = b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n")
     with opened(way, fast, secure) as connection:
         for size in (100_003, 13_001):
             connection.sendall(head + chunks(body, size))
