@@ -134,10 +134,10 @@ def cross():
     shutil.rmtree(include, ignore_errors=True)
     include.mkdir(parents=True)
     # Only the libraries' own headers, not this machine's libc.
-    flags = must(["pkg-config", "--cflags-only-I", "vips", "jansson", "libmicrohttpd", "libpcre2-8", "libutf8proc",
+    flags = must(["pkg-config", "--cflags-only-I", "vips", "jansson", "libmicrohttpd", "gnutls", "libpcre2-8", "libutf8proc",
                   "libsodium"]).split()
     for name in ("jansson.h", "jansson_config.h", "pcre2.h", "utf8proc.h", "microhttpd.h", "sodium.h", "sodium", "vips",
-                 "sqlite3.h", "yaml.h", "curl", "glib-2.0"):
+                 "sqlite3.h", "yaml.h", "curl", "gnutls", "glib-2.0"):
         for folder in ("/usr/include", "/usr/include/x86_64-linux-gnu"):
             if os.path.exists(f"{folder}/{name}"):
                 (include / name).symlink_to(f"{folder}/{name}")

@@ -156,7 +156,8 @@ static bool write_in_place(const char *path, const void *data, size_t size, stru
     return done;
 }
 
-// "<folder of path>/.limn-<random>.part" into [name].
+// "<folder of path>/.<its name>-<random>.part" into [name]: whoever sweeps up behind a writer that was killed knows by the name what
+// it belongs to.
 static void temporary_name(const char *path, char *name, size_t size) {
     uint64_t random = 0;
     if (getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random) {
@@ -164,7 +165,7 @@ static void temporary_name(const char *path, char *name, size_t size) {
     }
     const char *slash = strrchr(path, '/');
     int folder = slash ? (int)(slash - path) + 1 : 0;
-    snprintf(name, size, "%.*s.limn-%016llx.part", folder, path, (unsigned long long)random);
+    snprintf(name, size, "%.*s.%.200s-%016llx.part", folder, path, path + folder, (unsigned long long)random);
 }
 
 // Writes and syncs the temporary file, then puts it in the place of [target]. [path] is the name for messages.

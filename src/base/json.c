@@ -28,6 +28,22 @@ static bool depth_fits(const char *text, size_t size) {
     return true;
 }
 
+// What jansson says, but for what is wrong without being a fault of the syntax: there it speaks of its own options.
+static void say_why(const char *name, const json_error_t *place, struct error *error) {
+    enum json_error_code code = json_error_code(place);
+    if (code == json_error_out_of_memory)
+        error_set(error, ERROR_MEMORY, "%s: no memory for the JSON", name);
+    else if (code == json_error_numeric_overflow)
+        error_set(error, ERROR_INPUT, "%s: line %d, column %d: a number that is too large", name, place->line,
+                  place->column);
+    else if (code == json_error_null_character || code == json_error_null_byte_in_key)
+        error_set(error, ERROR_INPUT, "%s: line %d, column %d: a text with \\u0000 in it", name, place->line,
+                  place->column);
+    else
+        error_set(error, ERROR_INPUT, "%s: not valid JSON: line %d, column %d: %s", name, place->line,
+                  place->column, place->text);
+}
+
 static json_t *parse(const char *name, const char *text, size_t size, size_t flags, struct error *error) {
     if (!depth_fits(text, size)) {
         error_set(error, ERROR_INPUT, "%s: JSON nested more than %d deep", name, DEPTH_MOST);
@@ -36,11 +52,7 @@ static json_t *parse(const char *name, const char *text, size_t size, size_t fla
     json_error_t place;
     json_t *value =
         json_loadb(size ? text : "", size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &place);
-    if (!value) {
-        bool memory = json_error_code(&place) == json_error_out_of_memory;
-        error_set(error, memory ? ERROR_MEMORY : ERROR_INPUT, "%s: not valid JSON: line %d, column %d: %s",
-                  name, place.line, place.column, place.text);
-    }
+    if (!value) say_why(name, &place, error);
     return value;
 }
 

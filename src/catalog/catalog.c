@@ -182,13 +182,26 @@ static bool check_names(const struct catalog *catalog, struct error *error) {
     return true;
 }
 
+// An alias with a model's own name would never be used: ids go first.
+static bool check_alias(const struct catalog *catalog, const char *alias, struct error *error) {
+    char place[400];
+    for (int i = 0; i < catalog->count; i++)
+        if (!strcmp(catalog->cards[i]->id, alias))
+            return error_set(error, ERROR_INPUT,
+                             "%s: %.80s is a model's own name, which goes before an alias",
+                             config_place(catalog->config, "aliases", place, sizeof place), alias);
+    return true;
+}
+
 bool catalog_check_names(const struct catalog *catalog, struct error *error) {
     const struct config *config = catalog->config;
     for (int i = 0; i < config->loras.count; i++)
         for (int k = 0; k < config->loras.items[i].models.count; k++)
             if (!check_name(catalog, "loras", config->loras.items[i].models.items[k], error)) return false;
     for (int i = 0; i < config->aliases.count; i++)
-        if (!check_name(catalog, "aliases", config->aliases.items[i].value, error)) return false;
+        if (!check_alias(catalog, config->aliases.items[i].name, error) ||
+            !check_name(catalog, "aliases", config->aliases.items[i].value, error))
+            return false;
     return (!*config->models.text_to_image ||
             check_name(catalog, "models.text_to_image", config->models.text_to_image, error)) &&
            (!*config->models.image_edit ||

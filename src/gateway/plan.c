@@ -193,6 +193,10 @@ bool plan_make(struct plan *plan, const struct catalog *catalog, const struct co
         return api_error_set(error, API_INVALID_REQUEST, cause.field, "%s", cause.message);
     if (plan->asked.ratio_unused && !image_request_ignore(request, "aspect_ratio", error)) return false;
     if (plan->asked.tier_unused && !image_request_ignore(request, "resolution", error)) return false;
+    if (request->sigma_count && request->steps && request->steps != request->sigma_count)
+        return api_error_set(error, API_INVALID_REQUEST, "steps",
+                             "steps: %d given, and %d sigmas; expected as many, or one of the two",
+                             request->steps, request->sigma_count);
     set_defaults(plan, config, request);
     return true;
 }

@@ -1,16 +1,21 @@
 // The door: connections wait here until the head of their first request is whole, and only then are handed to libmicrohttpd. So
 // a head that is too large, malformed or slow is answered as everything else is, as JSON with an id, which libmicrohttpd does not
-// allow; and a connection that says nothing costs next to nothing. The head is looked at, not read (MSG_PEEK). Over TLS, which
-// libmicrohttpd speaks, connections go straight through. Relies on exchange.h, head.h.
+// allow; and a connection that says nothing costs next to nothing. The head is looked at, not read (MSG_PEEK); where that does not
+// do, over TLS and for bodies in chunks, connections go through a relay. Relies on exchange.h, head.h, relay.h.
 #include "base/clock.h"
 #include "server/exchange.h"
 #include "server/head.h"
+#include "server/relay.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h> // more of tcp_info than the C library's
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,6 +23,8 @@
 #define PEEKED_MOST   (32u << 10) // of a head: more may not fit what the kernel keeps of a socket
 #define LEAVE_SECONDS 2.0         // for a refused client to read why
 #define DROPPED_MOST  (16u << 20) // bytes of a refused client that are read and dropped meanwhile
+
+#define STATE_CLOSE_WAIT 8 // of tcp_info: the client has ended its side
 
 struct guest {
     struct guest *previous, *next; // of all, oldest first
@@ -114,11 +121,19 @@ static void let_in(struct guest *guest) {
         door_count_out(server, &address);
 }
 
-static void note(struct guest *guest, const char *id, int status, size_t sent) {
-    struct server *server = guest->server;
+// Puts a relay between the guest and libmicrohttpd. False: there is none.
+static bool pass_on(struct guest *guest) {
+    epoll_ctl(guest->server->epoll, EPOLL_CTL_DEL, guest->socket, NULL);
+    if (!relay_open(guest->server, guest->socket, &guest->address, &guest->name, guest->name_length))
+        return false;
+    take_out(guest);
+    return true;
+}
+
+void door_note(struct server *server, const struct address *address, const char *id, int status,
+               double seconds, size_t sent) {
     char client[ADDRESS_TEXT_MOST];
-    double seconds = clock_seconds() - guest->since;
-    address_write(&guest->address, client);
+    address_write(address, client);
     const struct log_field fields[] = {{"request_id", id, 0, false, 0},
                                        {"status", NULL, status, true, 0},
                                        {"seconds", NULL, seconds, true, 3},
@@ -131,24 +146,38 @@ static void note(struct guest *guest, const char *id, int status, size_t sent) {
                    sizeof fields / sizeof *fields);
 }
 
-// Says why, and gives the client a moment to read it: a socket that is closed with bytes unread takes back what was sent.
-static void refuse(struct guest *guest, int status, enum api_code code, const char *why) {
-    struct buffer body = {0}, answer = {0};
+static enum api_code code_of(int status) {
+    if (status == 408) return API_REQUEST_TIMEOUT;
+    return status == 400 || status == 505 ? API_INVALID_REQUEST : API_PAYLOAD_TOO_LARGE;
+}
+
+size_t door_write_refusal(struct buffer *answer, int status, const char *why, const char *id) {
+    struct buffer body = {0};
     struct api_error error = {0};
-    char id[REQUEST_ID_MOST];
-    exchange_make_id(id);
-    api_error_set(&error, code, "", "%s", why);
+    size_t length = 0;
+    api_error_set(&error, code_of(status), "", "%s", why);
     if (api_error_body(&error, &body) &&
-        buffer_printf(&answer,
+        buffer_printf(answer,
                       "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
                       "Connection: close\r\nx-request-id: %s\r\nX-Content-Type-Options: nosniff\r\n"
                       "Content-Length: %zu\r\n\r\n%s",
-                      status, MHD_get_reason_phrase_for((unsigned)status), id, body.length, body.data)) {
+                      status, MHD_get_reason_phrase_for((unsigned)status), id, body.length, body.data))
+        length = body.length;
+    buffer_free(&body);
+    return length;
+}
+
+// Says why, and gives the client a moment to read it: a socket that is closed with bytes unread takes back what was sent.
+static void refuse(struct guest *guest, int status, const char *why) {
+    struct buffer answer = {0};
+    char id[REQUEST_ID_MOST];
+    exchange_make_id(id);
+    size_t body = door_write_refusal(&answer, status, why, id);
+    if (body) {
         ssize_t sent = send(guest->socket, answer.data, answer.length, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)sent; // a client that takes nothing is not told
     }
-    note(guest, id, status, body.length);
-    buffer_free(&body);
+    door_note(guest->server, &guest->address, id, status, clock_seconds() - guest->since, body);
     buffer_free(&answer);
     shutdown(guest->socket, SHUT_WR);
     guest->leaving = true;
@@ -164,6 +193,11 @@ static void drop_bytes(struct guest *guest) {
         show_out(guest);
         return;
     }
+}
+
+// Whether libmicrohttpd may read what has come: no more than one request, whose body is not in chunks.
+static bool is_one(const struct head_judgement *judgement, size_t got) {
+    return !judgement->chunked && got - judgement->length <= judgement->body;
 }
 
 void door_heard(struct guest *guest) {
@@ -183,19 +217,39 @@ void door_heard(struct guest *guest) {
     size_t most = server->limits.header_bytes;
     switch (head_judge(door->bytes, (size_t)got, most, &judgement)) {
     case HEAD_GOOD:
-        let_in(guest);
+        if (is_one(&judgement, (size_t)got) || !pass_on(guest)) let_in(guest);
         break;
     case HEAD_BAD:
-        refuse(guest, judgement.status,
-               judgement.status == 400 || judgement.status == 505 ? API_INVALID_REQUEST
-                                                                  : API_PAYLOAD_TOO_LARGE,
-               judgement.why);
+        refuse(guest, judgement.status, judgement.why);
         drop_bytes(guest);
         break;
     case HEAD_PARTIAL:
-        if ((size_t)got == door->peeked) let_in(guest); // more than can be looked at
+        if ((size_t)got == door->peeked && !pass_on(guest)) let_in(guest); // more than can be looked at
         break;
     }
+}
+
+// Whether libmicrohttpd has read whole requests of the connection and nothing behind them: the kernel counts what it has read.
+static bool is_between(const struct link *link) {
+    struct tcp_info info = {0};
+    socklen_t length = sizeof info;
+    int waiting = 0;
+    // In this order: what comes meanwhile makes the sum too large, never right by chance.
+    if (link->unsure || ioctl(link->socket, SIOCINQ, &waiting) ||
+        getsockopt(link->socket, IPPROTO_TCP, TCP_INFO, &info, &length))
+        return false;
+    uint64_t ends = info.tcpi_state == STATE_CLOSE_WAIT; // which counts as a byte
+    return info.tcpi_bytes_received == link->taken + (uint64_t)waiting + ends;
+}
+
+bool door_may_pass(struct server *server, struct link *link) {
+    struct door *door = server->door;
+    struct head_judgement judgement = {0};
+    if (link->relay || !door) return true;
+    ssize_t got = recv(link->socket, door->bytes, door->peeked, MSG_PEEK | MSG_DONTWAIT);
+    if (got <= 0) return true;
+    enum head_verdict verdict = head_judge(door->bytes, (size_t)got, server->limits.header_bytes, &judgement);
+    return (verdict == HEAD_GOOD && is_one(&judgement, (size_t)got)) || !is_between(link);
 }
 
 // ------------------------------------------------------------------------------------------------------- connections
@@ -229,10 +283,11 @@ static void welcome(struct server *server, int socket, const struct sockaddr_sto
     *(door->last ? &door->last->next : &door->first) = guest;
     door->last = guest;
     door->guests++;
-    if (server->certificate)
-        let_in(guest);
-    else if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, socket, &event) != 0)
+    if (server->tls) {
+        if (!pass_on(guest)) show_out(guest);
+    } else if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, socket, &event) != 0) {
         show_out(guest);
+    }
 }
 
 void door_knocked(struct server *server) {
@@ -257,7 +312,7 @@ void door_knocked(struct server *server) {
 }
 
 int door_count(const struct server *server) {
-    return server->connections + (server->door ? server->door->guests : 0);
+    return server->connections + server->loose + (server->door ? server->door->guests : 0);
 }
 
 void door_each_second(struct server *server, double now) {
@@ -273,8 +328,7 @@ void door_each_second(struct server *server, double now) {
                 show_out(guest); // it has said nothing: nor is anything said to it
                 continue;
             }
-            refuse(guest, 408, API_REQUEST_TIMEOUT,
-                   "the request's head did not come in time (limits.header_time)");
+            refuse(guest, 408, "the request's head did not come in time (limits.header_time)");
         }
     }
     if (door_count(server) < server->connections_most) set_open(server, true);
@@ -297,6 +351,7 @@ void door_shut(struct server *server) {
     if (!server->door) return;
     set_open(server, false);
     while (server->door->first) show_out(server->door->first);
+    relays_shut(server);
 }
 
 void door_close(struct server *server) {

@@ -1,6 +1,7 @@
 // A request from its first line to its answer. Relies on exchange.h.
 #include "base/clock.h"
 #include "server/exchange_handler.h"
+#include "server/relay.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,7 +195,7 @@ static bool may_need_place(struct exchange *exchange) {
     return !exchange_header(exchange, "Idempotency-Key") && exchange_flag(exchange, "dryRun", &dry) && !dry;
 }
 
-// The door sees to first heads; later ones, and those over TLS, come here.
+// The door and the relays see to most heads.
 static bool is_head_too_large(const struct exchange *exchange) {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
@@ -208,11 +209,22 @@ static void expect_room(struct exchange *exchange, uint64_t announced) {
     image_request_free(&probe);
 }
 
+// Counts what the connection's socket was read for this request.
+static void count_taken(const struct exchange *exchange) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    const char *length = exchange_header(exchange, "Content-Length");
+    struct link *link = exchange->link;
+    if (!info || exchange_header(exchange, "Transfer-Encoding")) link->unsure = true;
+    link->taken += (info ? info->header_size : 0) + (length ? strtoull(length, NULL, 10) : 0);
+}
+
 // The first call: everything that the headers tell. Only a body that is far too large, or whose sender waits to be told, is
 // answered before it is read.
 static enum MHD_Result begin(struct exchange *exchange, const char *url) {
     struct server *server = exchange->server;
     bool preflight = !strcmp(exchange->method, "OPTIONS");
+    count_taken(exchange);
     if (!check_framing(exchange)) return respond_error(exchange, &exchange->error); // and closes
     if (is_head_too_large(exchange)) {
         api_error_set(&exchange->error, API_PAYLOAD_TOO_LARGE, "",
@@ -353,6 +365,7 @@ void exchange_ended(void *context, struct MHD_Connection *connection, void **req
     exchange_unwatch(exchange);
     exchange_delist(exchange);
     exchange->link->idle = true;
+    exchange->link->ended++;
     link_enlist(server, exchange->link); // until the next request's head is there
     link_watch(server, exchange->link);
     wake_at_end(exchange->link);
@@ -385,14 +398,19 @@ void connection_changed(void *context, struct MHD_Connection *connection, void *
         *kept = link = info ? calloc(1, sizeof *link) : NULL;
         if (!link) return; // its requests are refused
         link->socket = info->connect_fd;
+        link->connection = connection;
         info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
         address_of_socket(info ? info->client_addr : NULL, &link->address);
         link_enlist(server, link);
+        relay_link_began(server, link);
         server->connections++;
     } else if (link) {
         link_delist(server, link);
         link_unwatch(server, link);
-        door_count_out(server, &link->address);
+        if (link->relay)
+            relay_link_ended(server, link); // which still has the client's socket
+        else
+            door_count_out(server, &link->address);
         server->connections--;
         *kept = NULL;
         free(link);

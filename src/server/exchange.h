@@ -32,6 +32,11 @@ struct link {
     bool watched; // for the first byte of the next request
     double since; // when it was put there, or the first byte came
     int socket;
+    struct MHD_Connection *connection;
+    struct relay *relay; // NULL: its bytes go to libmicrohttpd directly
+    uint64_t taken;      // bytes of its requests so far
+    uint64_t ended;      // requests of it that are over
+    bool unsure;         // taken does not count all
     struct address address;
 };
 
@@ -61,6 +66,7 @@ struct exchange {
     uint64_t buffered;          // bytes of the body that count as held in memory
     bool in_memory;             // the body is
     uint64_t sent;              // bytes of the answer's body, where known
+    uint64_t picture_size;      // of a picture of which a part was asked for that it does not have
     struct upload *upload;      // reads the body of a POST
     bool wants_stream;          // the request asked for events
     struct gateway_message answer;
@@ -120,7 +126,7 @@ struct server {
     int origin_count;
     struct network proxies[NETWORKS_MOST];
     int proxy_count;
-    char *certificate, *certificate_key; // the PEM texts
+    struct tls *tls; // NULL: plain HTTP
     struct server_limits limits;
     bool loopback; // bound to a loopback address
     bool no_auth, auth_required, metrics_open;
@@ -138,12 +144,15 @@ struct server {
     struct exchange *first, *last; // oldest first
     struct exchange **table;       // by id
     struct link *first_link, *last_link;
+    struct relay *first_relay, *last_relay, *entering, *dead_relays; // see relay.c
+    int loose;            // relays without a connection of libmicrohttpd
+    int refusing;         // relays that have yet to say so
     struct door *door;    // NULL before it was opened
     int connections;      // that libmicrohttpd has
     int connections_most; // with those at the door
     struct server_counts counts;
     struct mailbox *mailbox;
-    double started, next_second, next_watchdog, watchdog_seconds;
+    double started, next_second, next_watchdog, watchdog_seconds, next_certificate;
 };
 
 // ---- respond.c: each returns what the handler must return.
@@ -203,6 +212,14 @@ void door_each_second(struct server *server, double now);
 int door_count(const struct server *server); // of all connections
 // One of the address's connections is gone.
 void door_count_out(struct server *server, const struct address *address);
+// Looks at what has come of an idle connection's next request, without reading it: whether libmicrohttpd may read it.
+bool door_may_pass(struct server *server, struct link *link);
+// Adds a whole answer that says why a request is refused, after which the connection ends. Returns the bytes of its body, 0: no
+// memory.
+size_t door_write_refusal(struct buffer *answer, int status, const char *why, const char *id);
+// Counts and logs such an answer.
+void door_note(struct server *server, const struct address *address, const char *id, int status,
+               double seconds, size_t sent);
 
 // ---- exchange.c
 // A fresh id of a request.

@@ -74,7 +74,7 @@ static void find_client(struct exchange *exchange) {
     exchange->client = address_of_client(&peer, exchange_header(exchange, "X-Forwarded-For"), server->proxies,
                                          server->proxy_count);
     exchange->local = !forwarded && address_is_loopback(&peer);
-    exchange->secure = server->certificate != NULL;
+    exchange->secure = server->tls != NULL;
     if (!network_has(server->proxies, server->proxy_count, &peer)) return;
     const char *scheme = exchange_header(exchange, "X-Forwarded-Proto"),
                *host = exchange_header(exchange, "X-Forwarded-Host");

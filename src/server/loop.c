@@ -2,6 +2,8 @@
 #include "base/clock.h"
 #include "server/exchange.h"
 #include "server/notify.h"
+#include "server/relay.h"
+#include "server/tls.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -12,7 +14,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CLOSING_SECONDS 5.0
+#define CLOSING_SECONDS     5.0
+#define CERTIFICATE_SECONDS 5.0 // between two looks at its files
+#define EVENTS              64
+#define BATCHES_MOST        64
 
 // ---------------------------------------------------------------------------------------------------------- mailbox
 
@@ -182,7 +187,7 @@ enum MHD_Result exchange_suspend(struct exchange *exchange) {
     return MHD_YES;
 }
 
-// Links, guests at the door (2) and exchanges are told apart by the lowest bits of what epoll gives back.
+// Links (1), guests at the door (2), relays (4, 6) and exchanges are told apart by the lowest bits of what epoll gives back.
 void link_watch(struct server *server, struct link *link) {
     struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data = {.ptr = (char *)link + 1}};
     link->watched = epoll_ctl(server->epoll, EPOLL_CTL_ADD, link->socket, &event) == 0;
@@ -193,9 +198,11 @@ void link_unwatch(struct server *server, struct link *link) {
     link->watched = false;
 }
 
-// The next request of an idle connection begins: its head has as long as a first one's.
+// The next request of an idle connection begins: its head has as long as a first one's. One that libmicrohttpd must not read
+// as it is goes through a relay.
 static void head_begins(struct server *server, struct link *link) {
     if (!link->listed) return;
+    if (!door_may_pass(server, link) && relay_insert(server, link)) return;
     link->idle = false;
     link_enlist(server, link);
 }
@@ -211,8 +218,7 @@ static void client_left(struct server *server, struct exchange *exchange) {
 
 // --------------------------------------------------------------------------------------------------- limits of time
 
-// A body that does not come to its end gets an answer by hand: libmicrohttpd takes none while it reads. Over TLS there is no
-// way to say anything, the connection just ends.
+// A body that does not come to its end gets an answer by hand: libmicrohttpd takes none while it reads.
 static void cut_body(struct exchange *exchange) {
     static const char text[] =
         "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -221,8 +227,7 @@ static void cut_body(struct exchange *exchange) {
     struct api_error error = {0};
     api_error_set(&error, API_REQUEST_TIMEOUT, "", "the request's body did not come within %.0f s",
                   exchange->server->limits.body_seconds);
-    if (!exchange->server->certificate && api_error_body(&error, &body) &&
-        buffer_printf(&answer, text, exchange->id, body.length, body.data)) {
+    if (api_error_body(&error, &body) && buffer_printf(&answer, text, exchange->id, body.length, body.data)) {
         ssize_t sent = send(exchange->link->socket, answer.data, answer.length, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)sent; // a client that takes nothing is not told
     }
@@ -235,6 +240,11 @@ static void cut_body(struct exchange *exchange) {
 
 static void each_second(struct server *server, double now) {
     door_each_second(server, now);
+    relays_each_second(server, now);
+    if (server->tls && now >= server->next_certificate) {
+        tls_refresh(server->tls, server->log);
+        server->next_certificate = now + CERTIFICATE_SECONDS;
+    }
     for (struct link *link = server->first_link; link; link = link->next) {
         double most = link->idle ? server->limits.idle_seconds : server->limits.header_seconds;
         if (now - link->since < most) continue;
@@ -259,38 +269,61 @@ static void each_second(struct server *server, double now) {
 
 // --------------------------------------------------------------------------------------------------------- the loop
 
+struct signs {
+    bool stop, mail;
+};
+
+static void hear(struct server *server, const struct epoll_event *event, struct signs *signs) {
+    char *who = event->data.ptr;
+    if (who == (char *)&server->stop_fd) {
+        signs->stop = true;
+    } else if (who == (char *)&server->listen_fd) {
+        door_knocked(server);
+    } else if (who == (char *)&server->mailbox_fd) {
+        signs->mail = true;
+    } else if (who != (char *)&server->epoll) { // libmicrohttpd's own set
+        switch ((uintptr_t)who & 7) {
+        case 0:
+            client_left(server, (struct exchange *)(void *)who);
+            break;
+        case 1:
+            head_begins(server, (struct link *)(void *)(who - 1));
+            break;
+        case 2:
+            door_heard((struct guest *)(void *)(who - 2));
+            break;
+        case 4:
+            relay_heard((struct relay *)(void *)(who - 4), false, event->events);
+            break;
+        case 6:
+            relay_heard((struct relay *)(void *)(who - 6), true, event->events);
+            break;
+        }
+    }
+}
+
 // Runs one turn. Returns false when the stop descriptor can be read.
 static bool turn(struct server *server, int wait_most) {
     MHD_UNSIGNED_LONG_LONG left;
-    int wait = wait_most;
+    int wait = wait_most, count = EVENTS;
     if (MHD_get_timeout(server->daemon, &left) == MHD_YES && left < (MHD_UNSIGNED_LONG_LONG)wait)
         wait = (int)left;
-    struct epoll_event events[64];
-    int count = epoll_wait(server->epoll, events, 64, wait);
-    bool stop = false, mail = false;
-    for (int i = 0; i < count; i++) {
-        void *who = events[i].data.ptr;
-        if (who == &server->stop_fd)
-            stop = true;
-        else if (who == &server->listen_fd)
-            door_knocked(server);
-        else if (who == &server->mailbox_fd)
-            mail = true;
-        else if ((uintptr_t)who & 2)
-            door_heard((struct guest *)((char *)who - 2));
-        else if ((uintptr_t)who & 1)
-            head_begins(server, (struct link *)((char *)who - 1));
-        else if (who != &server->epoll) // not libmicrohttpd's own set
-            client_left(server, who);
+    struct epoll_event events[EVENTS];
+    struct signs signs = {false, false};
+    // All that there is: what libmicrohttpd reads next was to be looked at before.
+    for (int batch = 0; batch < BATCHES_MOST && count == EVENTS; batch++) {
+        count = epoll_wait(server->epoll, events, EVENTS, batch ? 0 : wait);
+        for (int i = 0; i < count; i++) hear(server, &events[i], &signs);
     }
-    if (mail) mailbox_empty(server);
+    if (signs.mail) mailbox_empty(server);
     MHD_run(server->daemon);
+    relays_each_turn(server);
     double now = clock_seconds();
     if (now >= server->next_second) {
         each_second(server, now);
         server->next_second = now + 1;
     }
-    return !stop;
+    return !signs.stop;
 }
 
 static bool is_busy(const struct server *server) {

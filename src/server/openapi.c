@@ -309,7 +309,8 @@ static void add_media_answers(json_t *answers) {
         json_object_set_new(answers, whole[k][0], answer_with(whole[k][1], content));
     }
     json_object_set_new(answers, "304", answer_with("It is as it was", NULL));
-    json_object_set_new(answers, "416", answer_with("The range lies outside", NULL));
+    json_object_set_new(answers, "416",
+                        answer_with("The range lies outside", json_content(reference("Error"))));
 }
 
 // The errors of the table that the route may answer with, by status.

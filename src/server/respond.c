@@ -100,6 +100,11 @@ static enum MHD_Result respond_failure(struct exchange *exchange, int status, co
         write_allowed(exchange, allowed, sizeof allowed);
         add_header(response, "Allow", allowed);
     }
+    if (response && status == 416) {
+        char range[40];
+        snprintf(range, sizeof range, "bytes */%llu", (unsigned long long)exchange->picture_size);
+        add_header(response, "Content-Range", range);
+    }
     if (response && api_code_info(error->code)->status == 401)
         add_header(response, "WWW-Authenticate", "Bearer");
     return respond_response(exchange, status, response);

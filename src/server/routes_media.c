@@ -46,14 +46,19 @@ static void add_headers(struct MHD_Response *response, const struct media_item *
     MHD_add_response_header(response, "Accept-Ranges", "bytes");
 }
 
-static enum MHD_Result respond_nothing(struct exchange *exchange, int status, const struct media_item *item) {
+static enum MHD_Result respond_unchanged(struct exchange *exchange, const struct media_item *item) {
     struct MHD_Response *response = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
-    char text[64];
     close(item->file);
     if (response) add_headers(response, item);
-    snprintf(text, sizeof text, "bytes */%llu", (unsigned long long)item->size);
-    if (response && status == 416) MHD_add_response_header(response, "Content-Range", text);
-    return respond_response(exchange, status, response);
+    return respond_response(exchange, 304, response);
+}
+
+static enum MHD_Result respond_out_of_range(struct exchange *exchange, const struct media_item *item) {
+    close(item->file);
+    exchange->picture_size = item->size;
+    api_error_set(&exchange->error, API_INVALID_REQUEST, "", "Range: the picture has %llu bytes",
+                  (unsigned long long)item->size);
+    return respond_status(exchange, 416, &exchange->error);
 }
 
 enum MHD_Result serve_media(struct exchange *exchange) {
@@ -64,9 +69,9 @@ enum MHD_Result serve_media(struct exchange *exchange) {
         return respond_error(exchange, &exchange->error);
     }
     if (names(exchange_header(exchange, "If-None-Match"), item.etag))
-        return respond_nothing(exchange, 304, &item);
+        return respond_unchanged(exchange, &item);
     struct range range = asked_range(exchange, &item);
-    if (range.kind == RANGE_UNSATISFIABLE) return respond_nothing(exchange, 416, &item);
+    if (range.kind == RANGE_UNSATISFIABLE) return respond_out_of_range(exchange, &item);
     bool part = range.kind == RANGE_PART;
     uint64_t count = part ? range.last - range.first + 1 : item.size;
     struct MHD_Response *response = // closes the file

@@ -1,9 +1,10 @@
 // See server.h: opening and closing.
 #include "server/server.h"
 #include "base/clock.h"
-#include "base/file.h"
 #include "server/exchange_handler.h"
 #include "server/notify.h"
+#include "server/relay.h"
+#include "server/tls.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -20,12 +21,11 @@
 
 #define MEDIA_SECONDS       3600.0
 #define EXPIRY_EACH_SECONDS 30.0
-#define PEM_MOST            (1u << 20)
 #define BACKLOG             4096
-#define RATED_MOST          65536      // addresses whose rate is remembered
-#define SPARE_FILES         256        // beside the sockets: media, spool, database
-#define BODY_PIECE          (4u << 10) // beside a head of the largest kind; mostly a body gets more
-#define CONNECTION_LEAST    (16u << 10)
+#define RATED_MOST          65536       // addresses whose rate is remembered
+#define SPARE_FILES         256         // beside the sockets: media, spool, database
+#define BODY_PIECE          (4u << 10)  // beside a head of the largest kind; mostly a body gets more
+#define CONNECTION_LEAST    (52u << 10) // room for what a head of the largest weight is kept as (head.c)
 
 void server_limits_default(struct server_limits *limits) {
     *limits = (struct server_limits){.connections = 16000,
@@ -105,7 +105,7 @@ static bool open_socket(struct server *server, const struct server_options *opti
                     NI_NUMERICHOST | NI_NUMERICSERV))
         return error_set(error, ERROR_IO, "%s: the address cannot be told", options->host);
     bool six = address.ss_family == AF_INET6;
-    snprintf(server->url, sizeof server->url, "%s://%s%s%s:%s", server->certificate ? "https" : "http",
+    snprintf(server->url, sizeof server->url, "%s://%s%s%s:%s", server->tls ? "https" : "http",
              six ? "[" : "", name, six ? "]" : "", service);
     return true;
 }
@@ -127,14 +127,15 @@ static void on_daemon_message(void *context, const char *format, va_list list) {
 static int open_files(struct server *server) {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files)) return server->limits.connections;
-    rlim_t wanted = (rlim_t)server->limits.connections + SPARE_FILES;
+    rlim_t each = server->tls ? 3 : 1; // a relay has two sockets more
+    rlim_t wanted = each * (rlim_t)server->limits.connections + SPARE_FILES;
     if (files.rlim_cur < wanted) {
         files.rlim_cur = wanted < files.rlim_max ? wanted : files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
         getrlimit(RLIMIT_NOFILE, &files);
     }
     if (files.rlim_cur >= wanted) return server->limits.connections;
-    int most = files.rlim_cur > 2 * SPARE_FILES ? (int)(files.rlim_cur - SPARE_FILES) : SPARE_FILES;
+    int most = files.rlim_cur > 2 * SPARE_FILES ? (int)((files.rlim_cur - SPARE_FILES) / each) : SPARE_FILES;
     log_warning(server->log, "the limit of open files allows %d connections, not %d", most,
                 server->limits.connections);
     return most;
@@ -145,32 +146,19 @@ static struct MHD_Daemon *start_daemon(struct server *server) {
     // pieces.
     size_t memory = 3 * server->limits.header_bytes + BODY_PIECE;
     if (memory < CONNECTION_LEAST) memory = CONNECTION_LEAST;
-    struct MHD_OptionItem tls[] = {
-        {server->certificate ? MHD_OPTION_HTTPS_MEM_CERT : MHD_OPTION_END, 0, server->certificate},
-        {server->certificate ? MHD_OPTION_HTTPS_MEM_KEY : MHD_OPTION_END, 0, server->certificate_key},
-        {server->certificate ? MHD_OPTION_HTTPS_PRIORITIES : MHD_OPTION_END, 0,
-         (char *)"SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
-        {MHD_OPTION_END, 0, NULL},
-    };
     server->connections_most = open_files(server);
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
-                                MHD_USE_ITC | MHD_USE_ERROR_LOG | (server->certificate ? MHD_USE_TLS : 0),
-                            0, NULL, NULL, exchange_handle, server, MHD_OPTION_EXTERNAL_LOGGER,
-                            on_daemon_message, server, MHD_OPTION_NOTIFY_COMPLETED, exchange_ended, server,
-                            MHD_OPTION_NOTIFY_CONNECTION, connection_changed, server,
-                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)server->connections_most,
-                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)server->limits.idle_seconds,
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-                            MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
+    return MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+        0, NULL, NULL, exchange_handle, server, MHD_OPTION_EXTERNAL_LOGGER, on_daemon_message, server,
+        MHD_OPTION_NOTIFY_COMPLETED, exchange_ended, server, MHD_OPTION_NOTIFY_CONNECTION, connection_changed,
+        server, MHD_OPTION_CONNECTION_LIMIT, (unsigned)server->connections_most,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)server->limits.idle_seconds,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
 }
 
 static bool open_loop(struct server *server, const struct server_options *options, struct error *error) {
     server->epoll = epoll_create1(EPOLL_CLOEXEC);
     server->daemon = start_daemon(server);
-    if (!server->daemon && server->certificate)
-        return error_set(error, ERROR_INPUT,
-                         "the HTTPS server does not start: are %s and %s a certificate and its key, as PEM?",
-                         options->certificate, options->key);
     const union MHD_DaemonInfo *info =
         server->daemon ? MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     server->stop_fd = options->stop_fd;
@@ -215,14 +203,11 @@ static bool copy_options(struct server *server, const struct server_options *opt
 
 static bool read_certificate(struct server *server, const struct server_options *options,
                              struct error *error) {
-    size_t size;
     if (!options->certificate && !options->key) return true;
     if (!options->certificate || !options->key)
         return error_set(error, ERROR_INPUT, "TLS needs both a certificate and its key");
-    if (!MHD_is_feature_supported(MHD_FEATURE_TLS))
-        return error_set(error, ERROR_UNSUPPORTED, "this system's libmicrohttpd has no TLS");
-    return file_read(options->certificate, PEM_MOST, &server->certificate, &size, error) &&
-           file_read(options->key, PEM_MOST, &server->certificate_key, &size, error);
+    server->tls = tls_open(options->certificate, options->key, error);
+    return server->tls != NULL;
 }
 
 static bool is_stopped(void *context) {
@@ -281,9 +266,8 @@ void server_close(struct server *server) {
     if (server->gateway) gateway_interrupt(server->gateway);
     store_close(server->store);                 // calls what waits for it: no letter is posted after this
     if (server->mailbox) mailbox_empty(server); // and no connection stays suspended
-    if (server->daemon) {
-        MHD_stop_daemon(server->daemon);
-    }
+    if (server->daemon) MHD_stop_daemon(server->daemon);
+    relays_close(server);
     door_close(server);
     gateway_close(server->gateway);
     if (server->listen_fd >= 0) close(server->listen_fd);
@@ -292,8 +276,7 @@ void server_close(struct server *server) {
     media_close(server->media);
     rate_close(server->addresses);
     for (int i = 0; i < server->origin_count; i++) free(server->origins[i]);
-    free(server->certificate);
-    free(server->certificate_key);
+    tls_close(server->tls);
     free(server->table);
     free(server->spool_folder);
     free(server->public_url);

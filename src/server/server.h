@@ -1,12 +1,13 @@
 // The HTTP server: one event loop that never waits for anything but its sockets. Relies on gateway, store, catalog, media,
-// libmicrohttpd (TLS by GnuTLS).
+// libmicrohttpd, GnuTLS.
 //
 // DESIGN. libmicrohttpd's epoll set hangs in an epoll set of ours, beside a mailbox (an eventfd) for what comes from other
 // threads, the stop descriptor, and the sockets of clients whose request is being worked on. Such a connection is
 // suspended: libmicrohttpd no longer looks at it, so limn does, and cancels the job when its client leaves. Bodies are read
 // as they arrive, references straight into files of the spool folder. Pictures are never decoded here: only headers are read.
 //
-// A connection comes to libmicrohttpd when the head of its first request is whole (door.c).
+// A connection comes to libmicrohttpd when the head of its first request is whole (door.c); TLS, and bodies in chunks, are read
+// before it (relay.c).
 //
 // Two lists in order of time hold what may take too long: connections without a whole request head, and bodies on their way.
 // Once a second the loop closes what is over its limit.

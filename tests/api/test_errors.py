@@ -47,6 +47,8 @@ def check_error(status, body, wanted, param=None, part=""):
     ({"prompt": "a", "size": 64}, "size", "string"),
     ({"prompt": "a", "size": "16:0"}, "size", "WIDTHxHEIGHT"),
     ({"prompt": "a", "aspect_ratio": "16x9"}, "aspect_ratio", "16:9"),
+    ({"prompt": "a", "sigmas": [1, 0.5], "steps": 3}, "steps", "2 sigmas"),
+    ({"prompt": "a", "seed": 18446744073709551615}, None, "number that is too large"),
     ({"prompt": "a", "resolution": "1G"}, "resolution", "1K"),
     ({"prompt": "a", "response_format": "xml"}, "response_format", "url b64_json"),
     ({"prompt": "a", "output_format": "tiff"}, "output_format", "png jpeg gif webp avif"),

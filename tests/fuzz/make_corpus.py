@@ -298,6 +298,14 @@ def make_head():
     put("head", "long", b"\x01GET /" + b"x" * 100)
 
 
+def make_chunks():
+    put("chunks", "good", b"\x035\r\nhello\r\na;x=y\r\n0123456789\r\n0\r\nX: y\r\n\r\n")
+    put("chunks", "bare", b"\x405\nhello\n0\n\n")
+    put("chunks", "large", b"\x01ffffffffffffffffff\r\n")
+    put("chunks", "wrong", b"\x105\r\nhelloworld\r\n")
+    put("chunks", "lines", b"\x050\r\n" + b"X: y\r\n" * 20 + b"\r\n")
+
+
 def make_image_request():
     full = {"prompt": "a red circle", "model": "flux", "n": 2, "size": "1024x768", "response_format": "b64_json",
             "output_format": "webp", "output_compression": 80, "seed": 7, "steps": 8, "guidance": 2.5, "sigmas": [1, 0.5],
@@ -526,6 +534,7 @@ def main():
     make_worker_message()
     make_multipart()
     make_head()
+    make_chunks()
     make_image_request()
     make_data_uri()
     make_query()

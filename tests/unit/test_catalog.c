@@ -452,6 +452,12 @@ static void names_in_the_configuration_must_be_models(void **state) {
     assert_string_equal(error.message,
                         "limn.yaml:1: aliases: there is no model pictogrm; did you mean \"pictogram\"?");
     close_all();
+    open_with("aliases: {flux.2-dev: pictogram}");
+    error = (struct error){0};
+    assert_false(catalog_set_default(catalog, "pictogram", &error));
+    assert_string_equal(error.message,
+                        "limn.yaml:1: aliases: flux.2-dev is a model's own name, which goes before an alias");
+    close_all();
 }
 
 static void prices_are_the_owners(void **state) {

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char folder[64];
@@ -46,6 +47,35 @@ static void assert_holds(const char *path, const char *expected) {
     assert_string_equal(data, expected);
     assert_int_equal(size, strlen(expected));
     free(data);
+}
+
+// A writer that is killed leaves its temporary file: that has the name of what was written, so that it can be swept up.
+static void what_a_killed_writer_leaves_is_known_by_its_name(void **state) {
+    const char *path = in_folder("job-7.png");
+    int before = files_in_folder(), ended, found = 0;
+    pid_t writer = fork();
+    if (writer == 0) {
+        struct rlimit least = {4096, 4096}, none = {0, 0};
+        struct error error = {0};
+        static char data[65536];
+        setrlimit(RLIMIT_CORE, &none);
+        setrlimit(RLIMIT_FSIZE, &least);
+        signal(SIGXFSZ, SIG_DFL); // kills at the limit
+        file_write(path, data, sizeof data, &error);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(writer, &ended, 0), writer);
+    assert_true(WIFSIGNALED(ended));
+    assert_false(file_exists(path));
+    assert_int_equal(files_in_folder(), before + 1);
+    DIR *open = opendir(folder);
+    for (struct dirent *entry; (entry = readdir(open));)
+        if (!strncmp(entry->d_name, ".job-7.png-", 11)) {
+            found++;
+            assert_int_equal(unlinkat(dirfd(open), entry->d_name, 0), 0);
+        }
+    closedir(open);
+    assert_int_equal(found, 1);
 }
 
 static void write_then_read(void **state) {
@@ -213,6 +243,7 @@ static void paths_join(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(write_then_read),
+        cmocka_unit_test(what_a_killed_writer_leaves_is_known_by_its_name),
         cmocka_unit_test(link_stays_a_link),
         cmocka_unit_test(full_disk_leaves_the_old_file),
         cmocka_unit_test(device_is_written_in_place),

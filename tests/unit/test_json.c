@@ -120,14 +120,15 @@ static void bad_texts_are_refused(void **state) {
     } cases[] = {
         {"", "x.json: not valid JSON: line 1"},
         {"{", "not valid JSON"},
+        {"{\"a\": 18446744073709551615}", "x.json: line 1, column 26: a number that is too large"},
+        {"{\"a\": 1e999}", "a number that is too large"},
+        {"{\"a\": \"b\\u0000c\"}", "a text with \\u0000 in it"},
+        {"{\"a\\u0000\": 1}", "a text with \\u0000 in it"},
         {"{\"a\": 1,}", "not valid JSON"},
         {"{\"a\": 1} {", "not valid JSON"},
         {"{\"a\": 1, \"a\": 2}", "duplicate"},
         {"{\"a\": \"\xff\"}", "not valid JSON"},
-        {"{\"a\": 99999999999999999999}", "not valid JSON"},
-        {"{\"a\": 1e999}", "not valid JSON"},
         {"{\"a\": NaN}", "not valid JSON"},
-        {"{\"a\\u0000b\": 1}", "not valid JSON"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error error = {0};

@@ -38,6 +38,12 @@ def one_guidance(body):
         del body["guidance"]
 
 
+def one_count(body):
+    """The number of sigmas is the number of steps."""
+    if body.get("steps") is not None and body.get("sigmas") is not None:
+        del body["steps"]
+
+
 def no_clear_jpeg(body):
     """A JPEG has no transparency."""
     if body.get("background") == "transparent" and body.get("output_format") in ("jpeg", "jpg"):
@@ -75,6 +81,8 @@ def filter_case(context, case):
     if not is_form(case) or not isinstance(body, dict):
         return True
     clear = body.get("background") == "transparent" and body.get("output_format") == "jpeg"
+    if body.get("steps") is not None and body.get("sigmas") is not None:
+        return False
     return not clear and not ("guidance" in body and "cfg_scale" in body and body["guidance"] != body["cfg_scale"])
 
 
@@ -86,6 +94,7 @@ def before_call(context, case, kwargs):
     one_project(case)
     if isinstance(case.body, dict) and not is_form(case):
         one_guidance(case.body)
+        one_count(case.body)
         no_clear_jpeg(case.body)
         case.body = {name: real(value) if name in ("images", "mask") else interoperable(value)
                      for name, value in case.body.items()}
