@@ -1,4 +1,5 @@
-// Named tensors from files: opening, shard sets, looking up. Relies on base, tensor, safetensors_header.h, gguf.h.
+// Named tensors from files: opening, shard sets, looking up. Relies on base, tensor, safetensors_header.h, gguf.h,
+// gguf_split.h.
 #include "weights/checkpoint.h"
 #include "base/json.h"
 #include "weights/checkpoint_inside.h"
@@ -58,20 +59,6 @@ static void adopt(struct checkpoint *checkpoint, struct safetensors_header *head
     *header = (struct safetensors_header){0};
 }
 
-// What a GGUF file says of itself, as pairs of text; tokens and merges by their number only.
-static bool gguf_metadata(struct checkpoint *checkpoint, struct error *error) {
-    const struct gguf *gguf = &checkpoint->gguf;
-    checkpoint->metadata = calloc((size_t)gguf->value_count + 1, sizeof *checkpoint->metadata);
-    if (!checkpoint->metadata) return no_memory(checkpoint, error);
-    for (int64_t i = 0; i < gguf->value_count; i++) {
-        const char *text = gguf_value_text(&gguf->values[i], &checkpoint->arena);
-        if (!text) return no_memory(checkpoint, error);
-        checkpoint->metadata[checkpoint->metadata_count++] =
-            (struct checkpoint_metadata_pair){gguf->values[i].key, text};
-    }
-    return true;
-}
-
 // Reads a whole file image as what its first bytes say it is.
 static bool read_image(struct checkpoint *checkpoint, const char *file, const void *data, size_t size,
                        struct error *error) {
@@ -81,19 +68,7 @@ static bool read_image(struct checkpoint *checkpoint, const char *file, const vo
         adopt(checkpoint, &header);
         return true;
     }
-    checkpoint->is_gguf = true;
-    if (!gguf_read(file, data, size, &checkpoint->arena, &checkpoint->gguf, error)) return false;
-    checkpoint->entries = checkpoint->gguf.entries;
-    checkpoint->count = checkpoint->gguf.count;
-    checkpoint->gguf.entries = NULL;
-    checkpoint->gguf.count = 0;
-    int64_t parts = 1;
-    return gguf_metadata(checkpoint, error) &&
-           gguf_get_integer(&checkpoint->gguf, file, "split.count", 0, 65535, &parts, error) &&
-           (parts <= 1 || error_set(error, ERROR_UNSUPPORTED,
-                                    "%s: is one of %lld parts of a split GGUF file, expected a whole one "
-                                    "(llama-gguf-split --merge)",
-                                    file, (long long)parts));
+    return checkpoint_read_gguf(checkpoint, file, data, size, error);
 }
 
 struct checkpoint *checkpoint_parse(const char *name, const void *data, size_t size, struct error *error) {
@@ -108,9 +83,31 @@ static bool shard_open(struct checkpoint *checkpoint, struct shard *shard, struc
                                    &shard->header, error);
 }
 
+struct checkpoint *checkpoint_parse_split(const char *const *names, const void *const *data,
+                                          const size_t *sizes, int count, struct error *error) {
+    struct checkpoint *checkpoint = checkpoint_new(names[0], error);
+    if (!checkpoint) return NULL;
+    checkpoint->shards = calloc((size_t)count, sizeof *checkpoint->shards);
+    if (!checkpoint->shards) {
+        no_memory(checkpoint, error);
+        return finished(checkpoint, false);
+    }
+    checkpoint->shard_count = count;
+    for (int i = 0; i < count; i++) {
+        checkpoint->shards[i].file = names[i];
+        checkpoint->shards[i].map = (struct file_map){data[i], sizes[i]};
+    }
+    bool done = checkpoint_read_split(checkpoint, error);
+    checkpoint->shard_count = 0; // the images are not the checkpoint's to unmap
+    return finished(checkpoint, done);
+}
+
 static struct checkpoint *open_single(const char *path, struct error *error) {
+    struct gguf_split_name split;
     struct checkpoint *checkpoint = checkpoint_new(path, error);
     if (!checkpoint) return NULL;
+    if (gguf_split_name(path, &split))
+        return finished(checkpoint, checkpoint_map_split(checkpoint, path, &split, error));
     checkpoint->shards = calloc(1, sizeof *checkpoint->shards);
     if (!checkpoint->shards) {
         no_memory(checkpoint, error);
@@ -279,10 +276,12 @@ static char *only_file(const char *folder, struct error *error) {
     for (struct dirent *entry; memory && (entry = readdir(open));) {
         bool weights = ends_with(entry->d_name, suffix) || ends_with(entry->d_name, gguf_suffix);
         if (!weights || entry->d_name[0] == '.') continue;
-        if (count++ == 0) {
-            found = path_join(folder, entry->d_name);
-            memory = found != NULL;
-        }
+        char *path = path_join(folder, entry->d_name);
+        memory = path != NULL;
+        if (memory && !gguf_split_follows(path) && count++ == 0)
+            found = path;
+        else
+            free(path);
     }
     closedir(open);
     if (count == 1 && memory) return found;

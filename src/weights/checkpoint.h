@@ -3,7 +3,8 @@
 // A file is taken as what its first bytes say, whatever its name. GGUF is described in gguf.h. Safetensors: u64 little-endian
 // length N of a JSON header, the header, then the data. The header maps a
 // tensor's name to {"dtype", "shape", "data_offsets": [begin, end)} relative to byte 8 + N; "__metadata__" maps strings to
-// strings. A shard set has an index file {"metadata": ..., "weight_map": {tensor: file}}.
+// strings. A shard set has an index file {"metadata": ..., "weight_map": {tensor: file}}. GGUF files are split by their names
+// (gguf_split.h): any of the parts stands for all of them.
 //
 // Opening checks everything that the header claims: length, JSON, types, shapes against byte counts, offsets inside the
 // file, no overlaps, no holes, no name twice. What passes can be read without further checks.
@@ -25,13 +26,17 @@ struct checkpoint_entry {
 
 // Opens a .safetensors or GGUF file, a .safetensors.index.json, or a folder that holds "<stem>.safetensors" or
 // "<stem>.safetensors.index.json" for a stem among "diffusion_pytorch_model" and "model", or else exactly one .safetensors
-// or .gguf file. The files are mapped, not read.
+// or .gguf file, whole or split. The files are mapped, not read.
 // Errors name the file and the tensor. The caller closes it; tensors live as long as it does.
 struct checkpoint *checkpoint_open(const char *path, struct error *error);
 void checkpoint_close(struct checkpoint *checkpoint); // NULL is fine
 
 // Parses a header from memory, for tests and fuzzing: [data, data + size) is a whole file that must outlive it.
 struct checkpoint *checkpoint_parse(const char *name, const void *data, size_t size, struct error *error);
+
+// The same for the parts of a split GGUF file, in order; [names] and the images must outlive it.
+struct checkpoint *checkpoint_parse_split(const char *const *names, const void *const *data,
+                                          const size_t *sizes, int count, struct error *error);
 
 // The path that it was opened by.
 const char *checkpoint_name(const struct checkpoint *checkpoint);

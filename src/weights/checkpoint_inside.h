@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "weights/checkpoint.h"
 #include "weights/gguf.h"
+#include "weights/gguf_split.h"
 #include "weights/safetensors_header.h"
 
 struct shard {
@@ -26,6 +27,15 @@ struct checkpoint {
     bool is_gguf;
     struct gguf gguf; // its values; the entries were taken over
 };
+
+// checkpoint_gguf.c. A whole GGUF file image: its entries, keys and metadata.
+bool checkpoint_read_gguf(struct checkpoint *checkpoint, const char *file, const void *data, size_t size,
+                          struct error *error);
+// The parts of a split one, mapped in order as the checkpoint's shards.
+bool checkpoint_read_split(struct checkpoint *checkpoint, struct error *error);
+// Maps and reads all parts of the split file that [path] is one of.
+bool checkpoint_map_split(struct checkpoint *checkpoint, const char *path, const struct gguf_split_name *name,
+                          struct error *error);
 
 // Sorts the entries by name again; a name that stands twice is an error.
 bool checkpoint_sort(struct checkpoint *checkpoint, struct error *error);

@@ -1,9 +1,10 @@
-// Looks for the parts of a model. Relies on layout.h, gguf.h, base.
+// Looks for the parts of a model. Relies on layout.h, gguf.h, gguf_split.h, base.
 #include "weights/parts.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "weights/gguf.h"
+#include "weights/gguf_split.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -206,7 +207,7 @@ static bool look_at_files(struct scan *scan, const char *folder) {
                 error_set(&scan->failure, ERROR_NOT_FOUND,
                           "%s: one of several shards, but there is no %s beside it", path,
                           "*.safetensors.index.json");
-        } else if (done && file_exists(path)) {
+        } else if (done && file_exists(path) && !gguf_split_follows(path)) {
             done = look_at(scan, path);
         }
         free(path);

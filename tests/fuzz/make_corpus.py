@@ -98,6 +98,19 @@ def make_gguf():
     put("gguf", "huge-string", gguf([gguf_text("k") + struct.pack("<IQ", 8, 2**63)], []))
     put("gguf", "nested-array", gguf([gguf_array("k", 9, [])], []))
     put("gguf", "unknown-type", gguf([], [("a", [256], 16, 0)], bytes(66)))
+    for name, shape in (("shape", [2, 32]), ("shape-of-half-blocks", [4, 16]), ("shape-of-others", [2, 33])):
+        key = gguf_array("comfy.gguf.orig_shape.b", 5, [struct.pack("<i", n) for n in shape])
+        put("gguf", name, gguf([key], [("b", [64], 8, 0)], bytes(range(68))))
+
+    def part(number, count, total, tensors, data):
+        return gguf([gguf_pair("split.no", 2, struct.pack("<H", number)), gguf_pair("split.count", 2, struct.pack("<H", count)),
+                     gguf_pair("split.tensors.count", 5, struct.pack("<i", total))], tensors, data)
+
+    first, second = part(0, 2, 2, [("a", [2], 0, 0)], bytes(32)), part(1, 2, 2, [("b", [3], 0, 0)], bytes(12))
+    put("gguf", "split", first + second)
+    put("gguf", "split-swapped", second + first)
+    put("gguf", "split-twice", first + part(1, 2, 2, [("a", [2], 0, 0)], bytes(8)))
+    put("gguf", "split-total", part(0, 2, 3, [], b"") + part(1, 2, 3, [("b", [3], 0, 0)], bytes(12)))
 
 
 def make_layout():

@@ -1,4 +1,4 @@
-"""Writes the model of tests/fixtures/model-b in the other forms that FLUX.2 is found in.
+"""Writes the models model-b and model-k of tests/fixtures in the other forms that FLUX.2 is found in.
 
     make_layouts.py OUT_DIR      (numpy, safetensors, gguf, ml_dtypes)
 
@@ -110,8 +110,9 @@ def expect(expected, stem, name, decoded):
     expected[f"{stem}/{target}/{row}"] = decoded[row]
 
 
-def write_gguf_transformer(path, tensors, kind, expected=None):
-    writer = gguf.GGUFWriter(path, "flux")
+def write_gguf_transformer(path, tensors, kind, expected=None, **split):
+    """`split`: split_max_tensors and small_first_shard of GGUFWriter; PATH then becomes PATH-00001-of-0000N.gguf and so on."""
+    writer = gguf.GGUFWriter(path, "flux", **split)
     writer.add_quantization_version(2)
     for name, data in tensors.items():
         decoded = add_tensor(writer, name, data, kind)
@@ -140,12 +141,14 @@ def add_tokenizer(writer, document, pre):
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in document["model"]["merges"]])
 
 
-def write_gguf_text(path, config, tensors, prefix, kind, document, pre):
+def write_gguf_text(path, config, tensors, prefix, kind, document, pre, architecture=None, **split):
+    """`architecture`: "mistral3" is what llama.cpp's converter makes of Mistral3ForConditionalGeneration, "llama" of the plain
+    Mistral; both have q and k in pairs (conversion/mistral3.py: its class is LlamaModel's)."""
     qwen3 = config["model_type"] == "qwen3"
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
-    writer = gguf.GGUFWriter(path, "qwen3" if qwen3 else "llama")
+    writer = gguf.GGUFWriter(path, architecture or ("qwen3" if qwen3 else "llama"), **split)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -333,6 +336,33 @@ def write_tokenizers(out):
     (out / "tekken.json").write_text(json.dumps(tekken_of(document, pattern), separators=(",", ":")))
 
 
+def load_bf16(path):
+    """All tensors of a file as f32; numpy has no bf16."""
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header, out = json.loads(raw[8:8 + size]), {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        kind = {"BF16": ml_dtypes.bfloat16, "F32": np.float32}[entry["dtype"]]
+        out[name] = np.frombuffer(raw[8 + size + begin:8 + size + end], kind).reshape(entry["shape"]).astype(np.float32)
+    return out
+
+
+def write_klein(out):
+    """model-k, whose weights are bf16, with equal values: the transformer, and the text encoder with its tokenizer in three parts,
+    the first of which has the keys only."""
+    types, folder = gguf.GGMLQuantizationType, FIXTURES / "model-k"
+    transformer = load_bf16(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    write_gguf_transformer(out / "klein.gguf", bfl_transformer(transformer), types.BF16)
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())
+    document = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())
+    text = load_bf16(folder / "text_encoder" / "model.safetensors")
+    write_gguf_text(out / "klein-text.gguf", config, text, "model.", types.BF16, document, "qwen2", split_max_tensors=30,
+                    small_first_shard=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
@@ -357,6 +387,7 @@ def main():
     qwen3 = load_file(FIXTURES / "qwen3" / "model.safetensors")
     write_gguf_text(out / "qwen3.gguf", config, qwen3, "model.", types.F32, None, None)
     write_tokenizers(out)
+    write_klein(out)
 
 
 if __name__ == "__main__":

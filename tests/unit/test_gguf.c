@@ -2,8 +2,10 @@
 #include "unit.h"
 
 #include "base/buffer.h"
+#include "base/file.h"
 #include "weights/checkpoint.h"
 #include "weights/gguf.h"
+#include "weights/gguf_split.h"
 
 #include <math.h>
 
@@ -289,7 +291,7 @@ static void wrong_keys_are_refused(void **state) {
     text(&file, "split.count");
     number(&file, 2, 4);
     number(&file, 3, 2);
-    refused_as(file, ERROR_UNSUPPORTED, "is one of 3 parts of a split GGUF file");
+    refused(file, "is one of 3 parts of a split GGUF file, expected the name NAME-00001-of-00003.gguf");
 }
 
 static void wrong_tensors_are_refused(void **state) {
@@ -354,12 +356,228 @@ static void other_versions_are_refused(void **state) {
     free(file.data);
 }
 
+// ---------------------------------------------------------------------------------------------------- shapes in keys
+
+static void shape_key(struct buffer *file, const char *tensor_name, int type, const int64_t *shape) {
+    char key[80];
+    int rank = 0;
+    while (shape[rank] >= 0) rank++;
+    snprintf(key, sizeof key, "comfy.gguf.orig_shape.%s", tensor_name);
+    text(file, key);
+    number(file, 9, 4);
+    number(file, (uint64_t)type, 4);
+    number(file, (uint64_t)rank, 8);
+    for (int i = 0; i < rank; i++) number(file, (uint64_t)shape[i], type == 5 ? 4 : 8);
+}
+
+// A tensor of 64 x 3 values in Q8_0 that says to be of another shape.
+static struct buffer reshaped(const char *name, int type, const int64_t *shape) {
+    struct buffer file = begin(1, 1);
+    shape_key(&file, name, type, shape);
+    tensor(&file, "w", DIMENSIONS(64, 3), 8, 0);
+    data(&file, 32, 3 * 68);
+    return file;
+}
+
+static void shapes_come_from_keys(void **state) {
+    struct error error;
+    struct buffer file = reshaped("w", 5, DIMENSIONS(2, 3, 32)); // slowest first
+    struct checkpoint *checkpoint = parse(&file, &error);
+    assert_ok(checkpoint, error);
+    const struct tensor *w = &checkpoint_find(checkpoint, "w")->tensor;
+    assert_int_equal(w->rank, 3);
+    assert_true(w->shape[0] == 2 && w->shape[1] == 3 && w->shape[2] == 32);
+    assert_int_equal(w->bytes, 3 * 68);
+    checkpoint_close(checkpoint);
+    free(file.data);
+    file = reshaped("absent", 5, DIMENSIONS(7));
+    checkpoint = parse(&file, &error);
+    assert_ok(checkpoint, error);
+    assert_int_equal(checkpoint_find(checkpoint, "w")->tensor.shape[1], 64);
+    checkpoint_close(checkpoint);
+    free(file.data);
+    const char *product = "key \"comfy.gguf.orig_shape.w\": expected an array of 1 to 4 I32 whose product is "
+                          "the 192 values";
+    refused(reshaped("w", 5, DIMENSIONS(3, 63)), product);
+    refused(reshaped("w", 11, DIMENSIONS(3, 64)), product);
+    refused(reshaped("w", 5, DIMENSIONS(1, 1, 1, 3, 64)), product);
+    refused(reshaped("w", 5, (const int64_t[]){-1}), product);
+    refused(reshaped("w", 5, DIMENSIONS(0x7fffffff, 0x7fffffff, 0x7fffffff, 64)), product);
+    refused_as(reshaped("w", 5, DIMENSIONS(12, 16)), ERROR_UNSUPPORTED,
+               "rows of 16 values, expected a multiple of 32, a block of Q8_0");
+}
+
+// -------------------------------------------------------------------------------------------------------- split files
+
+// Part [number] of [count] in all [total] tensors; holds [names], of one f32 each.
+struct part {
+    int number, count, total;
+    const char *names[3];
+};
+
+static void put_part(const char *folder, const char *name, const struct part *part) {
+    int tensors = 0;
+    while (tensors < 3 && part->names[tensors]) tensors++;
+    struct buffer file = begin((uint64_t)tensors, part->number == 0 ? 4 : 3);
+    if (part->number == 0) {
+        text(&file, "general.architecture");
+        number(&file, 8, 4);
+        text(&file, "flux");
+    }
+    text(&file, "split.no");
+    number(&file, 2, 4);
+    number(&file, (uint64_t)part->number, 2);
+    text(&file, "split.count");
+    number(&file, 2, 4);
+    number(&file, (uint64_t)part->count, 2);
+    text(&file, "split.tensors.count");
+    number(&file, 5, 4);
+    number(&file, (uint64_t)part->total, 4);
+    for (int i = 0; i < tensors; i++) tensor(&file, part->names[i], DIMENSIONS(1), 0, (uint64_t)i * 32);
+    while (file.length % 32) number(&file, 0, 1);
+    for (int i = 0; i < tensors; i++) {
+        float value = (float)part->names[i][0];
+        assert_true(buffer_add(&file, &value, sizeof value));
+        while (file.length % 32) number(&file, 0, 1);
+    }
+    char path[200];
+    struct error error = {0};
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_ok(file_write(path, file.data, file.length, &error), error);
+    buffer_free(&file);
+}
+
+static void assert_split(const char *path) {
+    struct error error = {0};
+    struct checkpoint *checkpoint = checkpoint_open(path, &error);
+    assert_ok(checkpoint, error);
+    uint64_t bytes;
+    assert_int_equal(checkpoint_files(checkpoint, &bytes), 3);
+    assert_int_equal(checkpoint_count(checkpoint), 4);
+    assert_string_equal(checkpoint_metadata(checkpoint, "general.architecture"), "flux");
+    for (const char *name = "abcd"; *name; name++) {
+        const struct checkpoint_entry *entry = checkpoint_find(checkpoint, (const char[]){*name, 0});
+        assert_non_null(entry);
+        assert_true(*(const float *)entry->tensor.data == (float)*name);
+    }
+    checkpoint_close(checkpoint);
+}
+
+static void refused_split(const char *path, enum error_kind kind, const char *expected) {
+    struct error error = {0};
+    if (checkpoint_open(path, &error)) fail_msg("accepted, expected \"%s\"", expected);
+    assert_contains(error.message, expected);
+    assert_null(strchr(error.message, '\n'));
+    assert_int_equal(error.kind, kind);
+}
+
+static const char *const PART_NAMES[] = {"m-00001-of-00003.gguf", "m-00002-of-00003.gguf",
+                                         "m-00003-of-00003.gguf"};
+
+static void split_files_are_whole(void **state) {
+    static const struct part parts[] = {{0, 3, 4, {"d"}}, {1, 3, 4, {"a", "c"}}, {2, 3, 4, {"b"}}};
+    char folder[] = "/tmp/limn-gguf-XXXXXX", path[200];
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 3; i++) put_part(folder, PART_NAMES[i], &parts[i]);
+    assert_split(folder); // the only weights in it
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, PART_NAMES[i]);
+        assert_split(path);
+    }
+    // Under another name it is one of three files.
+    char other[200];
+    snprintf(other, sizeof other, "%s/one.gguf", folder);
+    assert_int_equal(rename(path, other), 0);
+    refused_split(other, ERROR_INPUT, "one.gguf: is one of 3 parts of a split GGUF file");
+    snprintf(path, sizeof path, "rm -rf '%s'", folder);
+    assert_int_equal(system(path), 0);
+}
+
+static void wrong_parts_are_refused(void **state) {
+    static const struct {
+        struct part parts[3]; // a count of 0: no such file
+        enum error_kind kind;
+        const char *expected;
+    } cases[] = {
+        {{{0, 3, 3, {"a"}}, {1, 3, 3, {"b"}}, {0}},
+         ERROR_NOT_FOUND,
+         "m-00003-of-00003.gguf: is missing, expected all 3 parts"},
+        {{{0}, {1, 3, 3, {"b"}}, {2, 3, 3, {"c"}}}, ERROR_NOT_FOUND, "m-00001-of-00003.gguf: is missing"},
+        {{{0, 3, 3, {"a"}}, {2, 3, 3, {"c"}}, {1, 3, 3, {"b"}}},
+         ERROR_INPUT,
+         "m-00002-of-00003.gguf: key \"split.no\": 2, expected 1 as its name says: parts are swapped or "
+         "repeated"},
+        {{{0, 3, 3, {"a"}}, {1, 3, 3, {"b"}}, {1, 3, 3, {"b"}}},
+         ERROR_INPUT,
+         "m-00003-of-00003.gguf: key \"split.no\": 1, expected 2"},
+        {{{0, 3, 3, {"a"}}, {1, 2, 3, {"b"}}, {2, 3, 3, {"c"}}},
+         ERROR_INPUT,
+         "m-00002-of-00003.gguf: key \"split.count\": 2, expected 3 as its name says"},
+        {{{0, 3, 3, {"a"}}, {1, 3, 5, {"b"}}, {2, 3, 3, {"c"}}},
+         ERROR_INPUT,
+         "m-00002-of-00003.gguf: key \"split.tensors.count\": 5, expected 3 as in the first part"},
+        {{{0, 3, 3, {"a"}}, {1, 3, 3, {"b"}}, {2, 3, 3, {"a"}}}, ERROR_INPUT, "tensor \"a\" is in "},
+        {{{0, 3, 3, {"a"}}, {1, 3, 3, {"b"}}, {2, 3, 3, {NULL}}},
+         ERROR_INPUT,
+         "m-00001-of-00003.gguf: key \"split.tensors.count\": 3, but the 3 parts hold 2 tensors"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char folder[] = "/tmp/limn-gguf-XXXXXX", command[80];
+        assert_non_null(mkdtemp(folder));
+        for (int k = 0; k < 3; k++)
+            if (cases[i].parts[k].count) put_part(folder, PART_NAMES[k], &cases[i].parts[k]);
+        refused_split(folder, cases[i].kind, cases[i].expected);
+        snprintf(command, sizeof command, "rm -rf '%s'", folder);
+        assert_int_equal(system(command), 0);
+    }
+    // A whole file under the name of a part.
+    char folder[] = "/tmp/limn-gguf-XXXXXX", path[200];
+    struct error error = {0};
+    assert_non_null(mkdtemp(folder));
+    struct buffer whole = begin(0, 0);
+    for (int k = 0; k < 3; k++) {
+        snprintf(path, sizeof path, "%s/%s", folder, PART_NAMES[k]);
+        assert_ok(file_write(path, whole.data, whole.length, &error), error);
+    }
+    buffer_free(&whole);
+    refused_split(
+        path, ERROR_INPUT,
+        "m-00001-of-00003.gguf: key \"split.count\" is missing, but its name is that of one of 3 parts");
+    snprintf(path, sizeof path, "rm -rf '%s'", folder);
+    assert_int_equal(system(path), 0);
+}
+
+static void names_of_parts(void **state) {
+    static const struct {
+        const char *path;
+        int number, count; // 0: no part
+    } cases[] = {{"a/b-00001-of-00002.gguf", 1, 2},      {"b-04096-of-04096.gguf", 4096, 4096},
+                 {"b-00001-of-04097.gguf", 0, 0},        {"b-00001-of-00001.gguf", 0, 0},
+                 {"b-00003-of-00002.gguf", 0, 0},        {"b-00000-of-00002.gguf", 0, 0},
+                 {"b-0001-of-00002.gguf", 0, 0},         {"b-00001-of-0000x.gguf", 0, 0},
+                 {"b-00001-of-00002.safetensors", 0, 0}, {"a/-00001-of-00002.gguf", 0, 0},
+                 {"-00001-of-00002.gguf", 0, 0},         {"b_00001-of-00002.gguf", 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct gguf_split_name name;
+        const bool part = gguf_split_name(cases[i].path, &name);
+        if (part != (cases[i].count > 0)) fail_msg("%s", cases[i].path);
+        if (part) assert_true(name.number == cases[i].number && name.count == cases[i].count);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_kind_of_value),         cmocka_unit_test(tensors_are_read),
-        cmocka_unit_test(every_truncation_is_refused), cmocka_unit_test(claims_beyond_the_file_are_refused),
-        cmocka_unit_test(wrong_keys_are_refused),      cmocka_unit_test(wrong_tensors_are_refused),
+        cmocka_unit_test(every_kind_of_value),
+        cmocka_unit_test(tensors_are_read),
+        cmocka_unit_test(every_truncation_is_refused),
+        cmocka_unit_test(claims_beyond_the_file_are_refused),
+        cmocka_unit_test(wrong_keys_are_refused),
+        cmocka_unit_test(wrong_tensors_are_refused),
         cmocka_unit_test(other_versions_are_refused),
+        cmocka_unit_test(shapes_come_from_keys),
+        cmocka_unit_test(split_files_are_whole),
+        cmocka_unit_test(wrong_parts_are_refused),
+        cmocka_unit_test(names_of_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
