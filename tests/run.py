@@ -257,10 +257,16 @@ def converted():
                    timeout=900)
 
 
+def forms():
+    python = environment("reference", ROOT / "tests/reference/requirements.txt")
+    return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "tests/reference/test_forms.py"],
+                   timeout=1800)
+
+
 def steps_for(options):
     if options.reference:
         return [("build release", build("release")), ("reference pipeline", reference),
-                ("converted models in the reference tools", converted)]
+                ("models in every form", forms), ("converted models in the reference tools", converted)]
     return [("layers", layers), ("format", formatted),
             ("build release", build("release")), ("unit tests", unit("release")),
             ("build debug (sanitizers)", build("debug")), ("unit tests, sanitizers", unit("debug")),

@@ -11,6 +11,7 @@ import argparse
 import base64
 import json
 import pathlib
+import zlib
 
 import gguf
 import ml_dtypes
@@ -66,6 +67,33 @@ def bfl_transformer(diffusers):
     return out
 
 
+# Where in a block the f16 d lies, and the f16 that multiplies or is the minimum; gguf-py decodes these types but does not encode them.
+UNENCODED = {"Q2_K": (80, 82), "Q3_K": (108, None), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208, None), "IQ4_NL": (0, None),
+             "IQ4_XS": (0, None)}
+
+
+def random_blocks(shape, std, kind, seed):
+    """Random blocks of a type, of values about 0 with that deviation: all fields are random but the f16 ones, which are chosen."""
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(seed).integers(0, 256, (shape[0], shape[1] // values, size), dtype=np.uint8)
+
+    def put(at, value):
+        if at is not None:
+            raw[:, :, at:at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+
+    def decoded(d, low):
+        put(scale, d)
+        put(minimum, low)
+        return gguf.quants.dequantize(raw.reshape(shape[0], -1), kind)
+
+    scale, minimum = UNENCODED[kind.name]
+    steps, lows = decoded(1, 0), decoded(0, 1) if minimum is not None else None
+    low = 0 if lows is None else -steps.mean() / lows.mean()
+    d = std / (steps + (0 if lows is None else low * lows)).std()
+    decoded(d, low * d)
+    return raw.reshape(shape[0], -1)
+
+
 def add_tensor(writer, name, data, kind):
     """`kind`: a GGMLQuantizationType for matrices; vectors stay f32, and so does what has no whole blocks in a row."""
     types = gguf.GGMLQuantizationType
@@ -75,9 +103,11 @@ def add_tensor(writer, name, data, kind):
     data = np.ascontiguousarray(data, dtype=np.float32)
     if kind == types.F32:
         writer.add_tensor(name, data)
-    else:
-        writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
-    return None if kind == types.F32 else gguf.quants.dequantize(gguf.quants.quantize(data, kind), kind)
+        return None
+    seed = zlib.crc32(name.encode())
+    raw = random_blocks(data.shape, data.std(), kind, seed) if kind.name in UNENCODED else gguf.quants.quantize(data, kind)
+    writer.add_tensor(name, raw, raw_dtype=kind)
+    return gguf.quants.dequantize(raw, kind)
 
 
 def finish(writer):
@@ -88,7 +118,11 @@ def finish(writer):
 
 
 def expect(expected, stem, name, decoded):
-    """A row of a decoded BFL matrix, under the diffusers name and the row that it has there."""
+    """A row of a decoded BFL matrix, under the diffusers name and the row that it has there. A list instead of a dict takes the
+    whole matrix as it is."""
+    if isinstance(expected, list):
+        expected.append((name, decoded))
+        return
     rows = decoded.shape[0]
     target = name
     if ".qkv." in name:
@@ -286,8 +320,11 @@ def write_nf4(path, diffusers, expected):
         else:
             out[name + ".absmax"] = absmax
         values = np.abs((flat / absmax[:, None])[..., None] - NF4).argmin(axis=-1).astype(np.uint8)
-        row = data.shape[0] - 3
-        expected[f"{path.stem}/{name}/{row}"] = (NF4[values] * absmax[:, None]).reshape(data.shape)[row].astype(np.float32)
+        decoded, row = (NF4[values] * absmax[:, None]).reshape(data.shape).astype(np.float32), data.shape[0] - 3
+        if isinstance(expected, list):
+            expected.append((name, decoded))
+        else:
+            expected[f"{path.stem}/{name}/{row}"] = decoded[row]
         values = values.reshape(-1)
         out[name] = (values[0::2] << 4 | values[1::2]).reshape(-1, 1)
         out[name + ".quant_map"] = NF4
