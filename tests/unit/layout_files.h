@@ -5,6 +5,8 @@
 #include "fixture.h"
 
 #include "base/file.h"
+#include "tensor/stored.h"
+#include "weights/layout.h"
 #include "weights/safetensors_write.h"
 
 #include <sys/stat.h>
@@ -99,6 +101,35 @@ static inline void copy_tensors(const char *from, const char *to, const struct c
     struct safetensors_writer *writer = safetensors_writer_new();
     for (int64_t i = 0; i < checkpoint_count(checkpoint); i++)
         copy_tensor(writer, checkpoint_entry(checkpoint, i), copying);
+    assert_ok(safetensors_writer_save(writer, to, &error), error);
+    safetensors_writer_free(writer);
+    checkpoint_close(checkpoint);
+}
+
+// A matrix as f32, row by row in the order that its name means.
+static inline void add_decoded(struct safetensors_writer *writer, const struct checkpoint_entry *entry) {
+    struct error error = {0};
+    const struct tensor *tensor = &entry->tensor;
+    int64_t rows = tensor_rows(tensor), cols = tensor_cols(tensor);
+    float *values = malloc((size_t)(rows * cols) * sizeof *values);
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t from = entry->halves_swapped ? (row + rows / 2) % rows : row;
+        assert_true(tensor_decode_row(tensor, from, values + row * cols));
+    }
+    assert_ok(
+        safetensors_writer_add(writer, entry->name, DTYPE_F32, tensor->rank, tensor->shape, values, &error),
+        error);
+    free(values);
+}
+
+// A transformer in any layout and type as f32 with diffusers' names.
+static inline void write_decoded(const char *from, const char *to) {
+    struct error error = {0};
+    struct checkpoint *checkpoint = layout_open(from, PART_TRANSFORMER, NULL, &error);
+    assert_ok(checkpoint, error);
+    struct safetensors_writer *writer = safetensors_writer_new();
+    for (int64_t i = 0; i < checkpoint_count(checkpoint); i++)
+        add_decoded(writer, checkpoint_entry(checkpoint, i));
     assert_ok(safetensors_writer_save(writer, to, &error), error);
     safetensors_writer_free(writer);
     checkpoint_close(checkpoint);

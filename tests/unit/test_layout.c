@@ -6,7 +6,6 @@
 #include "base/pool.h"
 #include "flux/autoencoder.h"
 #include "flux/transformer.h"
-#include "tensor/stored.h"
 #include "text/language_model.h"
 #include "weights/layout.h"
 
@@ -132,22 +131,6 @@ static void transformers_agree(void **state) {
     folder_end(reference);
 }
 
-// A matrix as f32, row by row in the order that its name means.
-static void add_decoded(struct safetensors_writer *writer, const struct checkpoint_entry *entry) {
-    struct error error = {0};
-    const struct tensor *tensor = &entry->tensor;
-    int64_t rows = tensor_rows(tensor), cols = tensor_cols(tensor);
-    float *values = malloc((size_t)(rows * cols) * sizeof *values);
-    for (int64_t row = 0; row < rows; row++) {
-        int64_t from = entry->halves_swapped ? (row + rows / 2) % rows : row;
-        assert_true(tensor_decode_row(tensor, from, values + row * cols));
-    }
-    assert_ok(
-        safetensors_writer_add(writer, entry->name, DTYPE_F32, tensor->rank, tensor->shape, values, &error),
-        error);
-    free(values);
-}
-
 // Quantised files give what the same weights give decoded. Where scales are applied behind the sums these round elsewhere, and
 // in bf16 the codes are exact where the decoded weights are rounded: each is within 1e-2 of the f32 model.
 static void quantised_transformers_agree(void **state) {
@@ -160,7 +143,6 @@ static void quantised_transformers_agree(void **state) {
                  {"nvfp4.safetensors", false},
                  {"nf4.safetensors", true}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        struct error error = {0};
         char folder[64], decoded[64], from[128], to[64];
         float wanted[VELOCITY], found[VELOCITY];
         folder_begin(folder);
@@ -168,14 +150,7 @@ static void quantised_transformers_agree(void **state) {
         snprintf(from, sizeof from, "layouts/%s", files[i].file);
         snprintf(to, sizeof to, "%s", files[i].file);
         copy_fixture(from, in(folder, to));
-        struct checkpoint *checkpoint = layout_open(in(folder, to), PART_TRANSFORMER, NULL, &error);
-        assert_ok(checkpoint, error);
-        struct safetensors_writer *writer = safetensors_writer_new();
-        for (int64_t k = 0; k < checkpoint_count(checkpoint); k++)
-            add_decoded(writer, checkpoint_entry(checkpoint, k));
-        assert_ok(safetensors_writer_save(writer, in(decoded, "x.safetensors"), &error), error);
-        safetensors_writer_free(writer);
-        checkpoint_close(checkpoint);
+        write_decoded(in(folder, to), in(decoded, "x.safetensors"));
         for (int compute = COMPUTE_F32; compute <= COMPUTE_BF16; compute++) {
             double most = compute == COMPUTE_F32 ? 2e-6 : 2e-2;
             velocity_of(decoded, (enum compute)compute, wanted);

@@ -1,91 +1,10 @@
-#include "fixture.h"
-#include "lora_file.h"
-
-#include "base/file.h"
-#include "flux/adapters.h"
-#include "weights/safetensors_write.h"
+// LoRAs: every spelling against merged weights and the reference, what their files may say, and what is refused.
+#include "lora_model.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
 
-// f32 sums in another order; bf16: a few roundings of 2^-9 in each block.
-static const double F32_MOST = 2e-5, BF16_MOST = 1e-2;
-
-// What model-b of the fixtures is.
-static const struct lora_shape SHAPE = {.hidden = 32,
-                                        .mlp_hidden = 96,
-                                        .in_channels = 12,
-                                        .context = 24,
-                                        .timestep_width = 256,
-                                        .double_blocks = 2,
-                                        .single_blocks = 3};
-enum { VALUES = 15 * 12 }; // of a velocity of 5x3 tokens
-
-struct machine {
-    struct pool *pool;
-    struct device *device;
-    struct transformer *transformer;
-};
-
-static struct machine machine_open(const char *folder) {
-    struct machine machine;
-    struct error error = {0};
-    machine.pool = pool_open(2, &error);
-    assert_ok(machine.pool, error);
-    machine.device = device_open_cpu(&(struct device_options){.pool = machine.pool}, &error);
-    assert_ok(machine.device, error);
-    machine.transformer = transformer_open(folder, machine.device, &error);
-    assert_ok(machine.transformer, error);
-    return machine;
-}
-
-static void machine_close(struct machine machine) {
-    transformer_close(machine.transformer);
-    device_close(machine.device);
-    pool_close(machine.pool);
-}
-
-static void run(const struct machine *machine, enum compute compute, float velocity[VALUES]) {
-    struct error error = {0};
-    struct token_grid grids[2] = {{5, 3, 0}, {2, 2, 10}};
-    float embeds[7 * 24], latents[VALUES], references[4 * 12];
-    for (int i = 0; i < 7 * 24; i++) embeds[i] = sinf((float)i);
-    for (int i = 0; i < VALUES; i++) latents[i] = cosf((float)(3 * i));
-    for (int i = 0; i < 4 * 12; i++) references[i] = sinf((float)(5 * i));
-    struct transformer_run *begun =
-        transformer_begin(machine->transformer, compute, 7, embeds, 2, grids, references, &error);
-    assert_ok(begun, error);
-    assert_ok(transformer_velocity(begun, latents, 700, 2.5f, NULL, NULL, NULL, velocity, &error), error);
-    transformer_end(begun);
-}
-
-static struct lora *read_lora(struct buffer *file) {
-    struct error error = {0};
-    struct checkpoint *checkpoint = checkpoint_parse("file", file->data, file->length, &error);
-    assert_ok(checkpoint, error);
-    struct lora *lora = lora_read("file", checkpoint, &SHAPE, &error);
-    assert_ok(lora, error);
-    return lora;
-}
-
-// The velocity with one LoRA, given as the bytes of its file (freed).
-static void run_with(const struct machine *machine, struct buffer file, float scale, enum compute compute,
-                     float velocity[VALUES]) {
-    struct error error = {0};
-    struct lora *lora = read_lora(&file);
-    struct adapter adapter = {lora, scale};
-    assert_null(lora_warning(lora));
-    assert_ok(transformer_adapt(machine->transformer, &adapter, 1, &error), error);
-    run(machine, compute, velocity);
-    assert_true(transformer_adapt(machine->transformer, NULL, 0, &error));
-    lora_close(lora);
-    buffer_free(&file);
-}
-
-static void check_close(const char *what, const float *a, const float *b, double most) {
-    double off = relative_error(a, b, VALUES);
-    if (!(off <= most)) fail_msg("%s: the velocity is off by %.3g, at most %.3g", what, off, most);
-}
+static const double BF16_MOST = 1e-2; // a few roundings of 2^-9 in each block
 
 // ------------------------------------------------------------------------------------------------------- merged weights
 
@@ -111,17 +30,9 @@ static void merge(float *weights, const char *name, const struct scaled *loras, 
         }
 }
 
-// Writes [folder]/transformer: model-b with the LoRAs merged in.
+// Writes model-b with the LoRAs merged in.
 static void write_merged(const char *folder, const struct scaled *loras, int count) {
-    char path[300], *json;
-    size_t size;
     struct error error = {0};
-    snprintf(path, sizeof path, "%s/transformer", folder);
-    assert_ok(folder_make(path, &error), error);
-    assert_ok(file_read(FIXTURES "model-b/transformer/config.json", 1 << 16, &json, &size, &error), error);
-    snprintf(path, sizeof path, "%s/transformer/config.json", folder);
-    assert_ok(file_write(path, json, size, &error), error);
-    free(json);
     struct checkpoint *base = checkpoint_open(FIXTURES "model-b/transformer", &error);
     struct safetensors_writer *writer = safetensors_writer_new();
     assert_ok(base, error);
@@ -138,21 +49,19 @@ static void write_merged(const char *folder, const struct scaled *loras, int cou
                   error);
         free(weights);
     }
-    snprintf(path, sizeof path, "%s/transformer/diffusion_pytorch_model.safetensors", folder);
-    assert_ok(safetensors_writer_save(writer, path, &error), error);
+    model_save(writer, folder);
     safetensors_writer_free(writer);
     checkpoint_close(base);
 }
 
 static void run_merged(const struct scaled *loras, int count, float velocity[VALUES]) {
-    char folder[64] = "/tmp/limn-lora-XXXXXX", command[100];
-    assert_non_null(mkdtemp(folder));
+    char folder[64];
+    model_begin(folder);
     write_merged(folder, loras, count);
     struct machine machine = machine_open(folder);
     run(&machine, COMPUTE_F32, velocity);
     machine_close(machine);
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    assert_int_equal(system(command), 0);
+    model_end(folder);
 }
 
 // Every spelling, fused and split, is the same change as the one merged into the weights; rank 1, odd ranks, alpha that is not the

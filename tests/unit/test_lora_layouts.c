@@ -1,21 +1,6 @@
-// LoRAs beside a base in BFL's layout: fused layers, the final modulation the other way round.
-#include "fixture.h"
-#include "lora_file.h"
-
-#include "base/file.h"
-#include "flux/adapters.h"
-#include "weights/safetensors_write.h"
-
-static const double F32_MOST = 2e-5; // f32 sums in another order
-
-static const struct lora_shape SHAPE = {.hidden = 32,
-                                        .mlp_hidden = 96,
-                                        .in_channels = 12,
-                                        .context = 24,
-                                        .timestep_width = 256,
-                                        .double_blocks = 2,
-                                        .single_blocks = 3};
-enum { VALUES = 6 * 12 };
+// LoRAs beside a base in BFL's layout (fused layers, the final modulation the other way round) and beside quantised bases.
+#include "layout_files.h"
+#include "lora_model.h"
 
 // BFL's tensor, made of up to three of diffusers' one below the other; # is the number of a block.
 static const struct {
@@ -101,80 +86,76 @@ static bool add_tensor(const struct checkpoint *base, struct safetensors_writer 
     return true;
 }
 
-// Writes [folder]/transformer: model-b with BFL's names.
+// Writes model-b with BFL's names.
 static void write_bfl(const char *folder) {
-    char path[300], *json;
-    size_t size;
     struct error error = {0};
-    snprintf(path, sizeof path, "%s/transformer", folder);
-    assert_ok(folder_make(path, &error), error);
-    assert_ok(file_read(FIXTURES "model-b/transformer/config.json", 1 << 16, &json, &size, &error), error);
-    snprintf(path, sizeof path, "%s/transformer/config.json", folder);
-    assert_ok(file_write(path, json, size, &error), error);
-    free(json);
     struct checkpoint *base = checkpoint_open(FIXTURES "model-b/transformer", &error);
     struct safetensors_writer *writer = safetensors_writer_new();
     assert_ok(base, error);
     for (int i = 0; i < TENSOR_COUNT; i++)
         for (int block = 0; add_tensor(base, writer, i, block) && strchr(TENSORS[i].bfl, '#');) block++;
-    snprintf(path, sizeof path, "%s/transformer/model.safetensors", folder);
-    assert_ok(safetensors_writer_save(writer, path, &error), error);
+    model_save(writer, folder);
     safetensors_writer_free(writer);
     checkpoint_close(base);
 }
 
-// The velocity of the transformer in [folder] with a LoRA (NULL: none).
-static void run(const char *folder, const struct lora *lora, float velocity[VALUES]) {
-    struct error error = {0};
-    struct token_grid grid = {2, 3, 0};
-    float embeds[4 * 24], latents[VALUES];
-    struct pool *pool = pool_open(2, &error);
-    struct device *device = device_open_cpu(&(struct device_options){.pool = pool}, &error);
-    assert_ok(device, error);
-    struct transformer *transformer = transformer_open(folder, device, &error);
-    assert_ok(transformer, error);
-    assert_ok(transformer_adapt(transformer, &(struct adapter){lora, 0.8f}, lora != NULL, &error), error);
-    for (int i = 0; i < 4 * 24; i++) embeds[i] = sinf((float)i);
-    for (int i = 0; i < VALUES; i++) latents[i] = cosf((float)(3 * i));
-    struct transformer_run *begun =
-        transformer_begin(transformer, COMPUTE_F32, 4, embeds, 1, &grid, NULL, &error);
-    assert_ok(begun, error);
-    assert_ok(transformer_velocity(begun, latents, 400, 1, NULL, NULL, NULL, velocity, &error), error);
-    transformer_end(begun);
-    transformer_close(transformer);
-    device_close(device);
-    pool_close(pool);
-}
-
 static void any_spelling_beside_any_layout(void **state) {
-    char folder[64] = "/tmp/limn-lora-XXXXXX", command[100];
+    char folder[64];
     struct lora_layer layers[LORA_LAYER_COUNT];
     float expected[VALUES], velocity[VALUES];
-    assert_non_null(mkdtemp(folder));
+    model_begin(folder);
     write_bfl(folder);
     lora_layers_make(layers, 9);
-    run(FIXTURES "model-b", NULL, expected);
-    run(folder, NULL, velocity);
-    assert_true(relative_error(velocity, expected, VALUES) <= F32_MOST);
+    struct machine diffusers = machine_open(FIXTURES "model-b"), bfl = machine_open(folder);
+    run(&diffusers, COMPUTE_F32, expected);
+    run(&bfl, COMPUTE_F32, velocity);
+    check_close("without a LoRA", velocity, expected, F32_MOST);
     for (int f = 0; f < LORA_FAMILY_COUNT; f += 3) { // diffusers, BFL, kohya
-        struct error error = {0};
-        struct buffer file = lora_family_file(&LORA_FAMILIES[f], layers, DTYPE_F32);
-        struct checkpoint *checkpoint = checkpoint_parse("file", file.data, file.length, &error);
-        struct lora *lora = lora_read("file", checkpoint, &SHAPE, &error);
-        assert_ok(lora, error);
-        run(FIXTURES "model-b", lora, expected);
-        run(folder, lora, velocity);
-        const double off = relative_error(velocity, expected, VALUES);
-        if (!(off <= F32_MOST)) fail_msg("%s: off by %.3g", LORA_FAMILIES[f].prefix, off);
-        lora_close(lora);
-        buffer_free(&file);
+        run_with(&diffusers, lora_family_file(&LORA_FAMILIES[f], layers, DTYPE_F32), 0.8f, COMPUTE_F32,
+                 expected);
+        run_with(&bfl, lora_family_file(&LORA_FAMILIES[f], layers, DTYPE_F32), 0.8f, COMPUTE_F32, velocity);
+        check_close(LORA_FAMILIES[f].prefix, velocity, expected, F32_MOST);
+    }
+    machine_close(diffusers);
+    machine_close(bfl);
+    lora_layers_free(layers);
+    model_end(folder);
+}
+
+// A change beside codes and scales is the one beside the weights that they stand for, which test_lora.c holds against merged ones.
+static void beside_quantised_weights(void **state) {
+    static const char *const files[] = {"q8_0.gguf", "fp8.safetensors", "fp8-old.safetensors",
+                                        "nvfp4.safetensors", "nf4.safetensors"};
+    struct lora_layer layers[LORA_LAYER_COUNT];
+    lora_layers_make(layers, 10);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char folder[64], decoded[64], from[64];
+        float plain[VALUES], expected[VALUES], velocity[VALUES];
+        folder_begin(folder);
+        model_begin(decoded);
+        snprintf(from, sizeof from, "layouts/%s", files[i]);
+        copy_fixture(from, in(folder, files[i]));
+        write_decoded(in(folder, files[i]), in(decoded, "transformer/model.safetensors"));
+        struct machine stored = machine_open(folder), reference = machine_open(decoded);
+        for (int f = 0; f < LORA_FAMILY_COUNT; f += 3) {
+            run(&stored, COMPUTE_F32, plain);
+            run_with(&reference, lora_family_file(&LORA_FAMILIES[f], layers, DTYPE_F32), 0.8f, COMPUTE_F32,
+                     expected);
+            run_with(&stored, lora_family_file(&LORA_FAMILIES[f], layers, DTYPE_F32), 0.8f, COMPUTE_F32,
+                     velocity);
+            check_close(files[i], velocity, expected, F32_MOST);
+            assert_true(relative_error(velocity, plain, VALUES) > 0.02);
+        }
+        machine_close(stored);
+        machine_close(reference);
+        folder_end(folder);
+        model_end(decoded);
     }
     lora_layers_free(layers);
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    assert_int_equal(system(command), 0);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(any_spelling_beside_any_layout)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(any_spelling_beside_any_layout),
+                                       cmocka_unit_test(beside_quantised_weights)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
