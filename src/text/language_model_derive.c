@@ -98,6 +98,19 @@ static bool read_keys(struct source *source, struct language_model_config *confi
     return true;
 }
 
+// Tensors that neither Mistral nor Qwen3 has and that a run would leave out: scaled rotations, biases.
+static bool check_extras(const struct source *source, struct error *error) {
+    static const char *const names[] = {"rope_freqs.weight", "layers.0.self_attn.q_proj.bias"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const struct checkpoint_entry *entry = find(source, names[i]);
+        if (entry)
+            return error_set(error, ERROR_UNSUPPORTED,
+                             "%s: tensor \"%s\": not of a text encoder of FLUX.2 (Mistral or Qwen3)",
+                             entry->file, entry->origin ? entry->origin : entry->name);
+    }
+    return true;
+}
+
 static bool derive_heads(struct language_model_config *config, const struct source *source,
                          int64_t query_rows, int64_t key_rows, struct error *error) {
     int64_t width = config->head_dim;
@@ -132,7 +145,8 @@ static bool derive(struct source *source, struct language_model_config *config, 
         return error_set(error, ERROR_INPUT, "%s: more than %d layers", source->file, LAYOUT_BLOCKS_MOST);
     if (!shape_of(source, "embed_tokens.weight", &config->vocabulary, &hidden, error)) return false;
     config->hidden = hidden;
-    return shape_of(source, "layers.0.self_attn.q_proj.weight", &query_rows, &hidden, error) &&
+    return check_extras(source, error) &&
+           shape_of(source, "layers.0.self_attn.q_proj.weight", &query_rows, &hidden, error) &&
            shape_of(source, "layers.0.self_attn.k_proj.weight", &key_rows, &hidden, error) &&
            shape_of(source, "layers.0.mlp.gate_proj.weight", &config->mlp_hidden, &hidden, error) &&
            (!source->gguf || read_keys(source, config, query_rows, error)) &&

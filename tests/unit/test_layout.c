@@ -272,6 +272,30 @@ static void pruned_encoders_open(void **state) {
     folder_end(folder);
 }
 
+static const char *extra; // a tensor added to those of a text encoder
+
+static bool with_extra(const char *name, char *to, size_t size) {
+    snprintf(to, size, "%s", !strcmp(name, "model.norm.weight") ? extra : name);
+    return true;
+}
+
+// What is no Mistral and no Qwen3 under their names is not run as one.
+static void other_decoders_are_refused(void **state) {
+    static const char *const extras[] = {"model.rope_freqs.weight", "model.layers.0.self_attn.q_proj.bias"};
+    char folder[64], message[200];
+    folder_begin(folder);
+    for (int i = 0; i < 2; i++) {
+        struct error error = {0};
+        extra = extras[i];
+        copy_tensors(FIXTURES "qwen3", in(folder, "x.safetensors"), &(struct copying){.rename = with_extra});
+        assert_null(language_model_open(in(folder, "x.safetensors"), 1, device, &error));
+        snprintf(message, sizeof message, "x.safetensors: tensor \"%s\": not of a text encoder of FLUX.2",
+                 extra);
+        assert_contains(error.message, message);
+    }
+    folder_end(folder);
+}
+
 // A row of an embedding or a matrix of [rows, cols] zeros, for shapes.
 static void add_zeros(struct safetensors_writer *writer, const char *name, int rank, const int64_t *shape) {
     struct error error = {0};
@@ -509,6 +533,9 @@ static void other_models_are_named(void **state) {
         {PART_TEXT_ENCODER,
          {"encoder.block.0.layer.0.SelfAttention.q.weight"},
          "a T5 text encoder, expected the text encoder of FLUX.2"},
+        {PART_TEXT_ENCODER,
+         {"v.blk.0.attn_q.weight", "mm.1.weight"},
+         "a vision tower (mmproj), expected the text encoder of FLUX.2"},
         {PART_TRANSFORMER,
          {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight"},
          "a LoRA, expected the transformer"},
@@ -569,11 +596,12 @@ static void damaged_layouts_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(transformers_agree),     cmocka_unit_test(quantised_transformers_agree),
-        cmocka_unit_test(text_encoders_agree),    cmocka_unit_test(qwen3_from_gguf),
-        cmocka_unit_test(pruned_encoders_open),   cmocka_unit_test(mistral_is_derived),
-        cmocka_unit_test(autoencoders_agree),     cmocka_unit_test(autoencoders_are_derived),
-        cmocka_unit_test(other_models_are_named), cmocka_unit_test(damaged_layouts_are_refused),
+        cmocka_unit_test(transformers_agree),          cmocka_unit_test(quantised_transformers_agree),
+        cmocka_unit_test(text_encoders_agree),         cmocka_unit_test(qwen3_from_gguf),
+        cmocka_unit_test(pruned_encoders_open),        cmocka_unit_test(other_decoders_are_refused),
+        cmocka_unit_test(mistral_is_derived),          cmocka_unit_test(autoencoders_agree),
+        cmocka_unit_test(autoencoders_are_derived),    cmocka_unit_test(other_models_are_named),
+        cmocka_unit_test(damaged_layouts_are_refused),
     };
     return cmocka_run_group_tests(tests, open_device, close_device);
 }

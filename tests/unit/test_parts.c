@@ -61,10 +61,13 @@ static const char *const hf_names[] = {"model.embed_tokens.weight", "model.layer
 static const char *const bfl_names[] = {"double_stream_modulation_img.lin.weight",
                                         "double_blocks.0.img_attn.qkv.weight", NULL};
 
+static const char *const vision_names[] = {"v.blk.0.attn_q.weight", "mm.1.weight", NULL};
+
 static void parts_are_found_by_content(void **state) {
     copy_fixture("layouts/transformer.gguf", in(folder, "ae.safetensors")); // names say nothing
     put_names("flux2-dev.gguf", vae_names);
     put_names("text.safetensors", hf_names);
+    put_names("mmproj-text.gguf", vision_names); // comes with text encoders in GGUF
     write_text(in(folder, "notes.txt"), "nothing");
     write_text(in(folder, ".hidden.safetensors"), "nothing");
     assert_found(PART_TRANSFORMER, "ae.safetensors");
@@ -134,6 +137,9 @@ static void missing_parts_are_named(void **state) {
     assert_refused(PART_AUTOENCODER, ERROR_NOT_FOUND,
                    "old.safetensors holds an autoencoder without \"bn.running_mean\"");
     assert_int_equal(unlink(in(folder, "old.safetensors")), 0);
+    put_names("mmproj.gguf", vision_names);
+    assert_refused(PART_TEXT_ENCODER, ERROR_NOT_FOUND, "mmproj.gguf holds a vision tower (mmproj)");
+    assert_int_equal(unlink(in(folder, "mmproj.gguf")), 0);
     put_names("flux1.safetensors", flux1);
     assert_refused(PART_TRANSFORMER, ERROR_NOT_FOUND, "flux1.safetensors holds a transformer of FLUX.1");
     // Damage is worse than absence.
