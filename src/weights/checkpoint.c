@@ -453,7 +453,8 @@ float *checkpoint_get_f32(const struct checkpoint *checkpoint, int64_t values, s
                   tensor_shape_text(&entry->tensor, found, sizeof found), (long long)values);
         return NULL;
     }
-    if (entry->tensor.scales || entry->tensor.type > DTYPE_BOOL) {
+    const bool block = entry->tensor.type > DTYPE_BOOL; // vectors too, by stable-diffusion.cpp's converter
+    if (entry->tensor.scales || (block && entry->tensor.rank != 1)) {
         error_set(error, ERROR_UNSUPPORTED, "%s: tensor \"%s\": stored as %s%s, expected F32, F16 or BF16",
                   entry->file, full, dtype_info(entry->tensor.type)->name,
                   entry->tensor.scales ? " with scales" : "");

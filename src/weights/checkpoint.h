@@ -77,7 +77,8 @@ struct checkpoint_summary checkpoint_summary(const struct checkpoint *checkpoint
 bool checkpoint_get(const struct checkpoint *checkpoint, struct tensor *tensor, int rank, int64_t *shape,
                     struct error *error, const char *name, ...) __attribute__((format(printf, 6, 7)));
 
-// Reads a small tensor (norm weights, biases) as f32 into fresh memory (free()). A NaN or infinity is an error.
+// Reads a small tensor (norm weights, biases) as f32 into fresh memory (free()); of block types only vectors. A NaN or infinity is an
+// error.
 float *checkpoint_get_f32(const struct checkpoint *checkpoint, int64_t values, struct error *error,
                           const char *name, ...) __attribute__((format(printf, 4, 5)));
 

@@ -94,11 +94,12 @@ def random_blocks(shape, std, kind, seed):
     return raw.reshape(shape[0], -1)
 
 
-def add_tensor(writer, name, data, kind):
-    """`kind`: a GGMLQuantizationType for matrices; vectors stay f32, and so does what has no whole blocks in a row."""
+def add_tensor(writer, name, data, kind, vectors=False):
+    """`kind`: a GGMLQuantizationType for matrices, and for `vectors` if wanted, else these stay f32, and so does what has no whole
+    blocks in a row."""
     types = gguf.GGMLQuantizationType
     block = gguf.GGML_QUANT_SIZES[kind][0]
-    if data.ndim < 2 or data.shape[-1] % block:
+    if data.ndim < 2 and not vectors or data.shape[-1] % block:
         kind = types.F32
     data = np.ascontiguousarray(data, dtype=np.float32)
     if kind == types.F32:
@@ -175,8 +176,8 @@ def add_tokenizer(writer, document, pre):
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in document["model"]["merges"]])
 
 
-def write_gguf_text(path, config, tensors, prefix, kind, document, pre, architecture=None, **split):
-    """`architecture`: "mistral3" is what llama.cpp's converter makes of Mistral3ForConditionalGeneration, "llama" of the plain
+def write_gguf_text(path, config, tensors, prefix, kind, document, pre, architecture=None, bare=False, **split):
+    """`bare`: no keys, and vectors quantised too, as stable-diffusion.cpp's converter writes it. `architecture`: "mistral3" is what llama.cpp's converter makes of Mistral3ForConditionalGeneration, "llama" of the plain
     Mistral; both have q and k in pairs (conversion/mistral3.py: its class is LlamaModel's)."""
     qwen3 = config["model_type"] == "qwen3"
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
@@ -212,7 +213,9 @@ def write_gguf_text(path, config, tensors, prefix, kind, document, pre, architec
             data = interleave(data, heads)
         if not qwen3 and ours.endswith("attn_k.weight"):
             data = interleave(data, kv)
-        add_tensor(writer, ours, data, kind)
+        add_tensor(writer, ours, data, kind, bare)
+    if bare:
+        writer.kv_data[0].clear()
     finish(writer)
 
 

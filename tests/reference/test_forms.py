@@ -143,6 +143,20 @@ def test_quantised(tmp_path, limn, models, plain, name, kind):
     assert compare.relative(plain[name][last(truth)], truth[last(truth)]) > 1e-3  # these are other weights
 
 
+@pytest.mark.parametrize("name", ["dev", "base"])
+def test_without_keys(tmp_path, limn, models, name):
+    """What stable-diffusion.cpp's converter makes of a text encoder: no keys, norms in Q8_0. The transformer has its own prefix there."""
+    model, folder = models[name], models[name].form(tmp_path / "form")
+    bfl = forms.make_layouts.bfl_transformer(model.transformer)
+    forms.make_layouts.write_gguf_transformer(folder / "transformer.gguf", {f"model.diffusion_model.{k}": v for k, v in bfl.items()}, forms.TYPES.F32)
+    model.write_text_gguf(folder / "text.gguf", forms.TYPES.Q8_0, tokenizer=False, bare=True)
+    reader = forms.gguf.GGUFReader(folder / "text.gguf")
+    assert not [f for f in reader.fields if not f.startswith("GGUF.")] and len({t.tensor_type for t in reader.tensors}) == 1
+    forms.write_autoencoder(model, folder)
+    text = forms.text_of(model, forms.gguf_values(folder / "text.gguf"))
+    agree(limn.dump(folder, PROMPT, seed=SEED, compute="f32"), run(Reference(model.with_weights(tmp_path / "decoded", text=text))))
+
+
 @pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q6_K", "Q8_0"])
 def test_converted(tmp_path, limn, models, kind):
     """What `limn convert` makes of a model, as gguf-py decodes it."""

@@ -193,6 +193,32 @@ static void tensors_are_read(void **state) {
     }
 }
 
+// Vectors may be in blocks too; a matrix is no vector.
+static void vectors_of_blocks_are_decoded(void **state) {
+    struct error error;
+    struct buffer file = begin(2, 0);
+    tensor(&file, "norm", DIMENSIONS(64), 8, 0);
+    tensor(&file, "matrix", DIMENSIONS(32, 2), 8, 96);
+    data(&file, 32, 0);
+    for (int i = 0; i < 2; i++) { // Q8_0: a scale of 0.5, codes 0 to 31; padding
+        for (int block = 0; block < 2; block++) {
+            number(&file, 0x3800, 2);
+            for (int k = 0; k < 32; k++) number(&file, (uint64_t)k, 1);
+        }
+        while (file.length % 32) number(&file, 0, 1);
+    }
+    struct checkpoint *checkpoint = parse(&file, &error);
+    assert_ok(checkpoint, error);
+    float *values = checkpoint_get_f32(checkpoint, 64, &error, "norm");
+    assert_ok(values, error);
+    for (int i = 0; i < 64; i++) assert_true(values[i] == 0.5f * (float)(i % 32));
+    free(values);
+    assert_null(checkpoint_get_f32(checkpoint, 64, &error, "matrix"));
+    assert_contains(error.message, "tensor \"matrix\": stored as Q8_0, expected F32, F16 or BF16");
+    checkpoint_close(checkpoint);
+    free(file.data);
+}
+
 // -------------------------------------------------------------------------------------------------------------- bad heads
 
 static void every_truncation_is_refused(void **state) {
@@ -569,6 +595,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_of_value),
         cmocka_unit_test(tensors_are_read),
+        cmocka_unit_test(vectors_of_blocks_are_decoded),
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(claims_beyond_the_file_are_refused),
         cmocka_unit_test(wrong_keys_are_refused),
