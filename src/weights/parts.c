@@ -249,7 +249,7 @@ static bool scan_all(struct scan *scan) {
 static char *missing(struct scan *scan) {
     const char *key = part_key(scan->part);
     if (scan->failure.kind) {
-        *scan->error = (struct error){0};
+        if (scan->error) *scan->error = (struct error){0};
         bool absent =
             scan->failure.kind == ERROR_NOT_FOUND; // a shard, say: then the part is damaged, not absent
         error_set(scan->error, absent ? ERROR_INPUT : scan->failure.kind, "%s", scan->failure.message);

@@ -145,6 +145,7 @@ static void missing_parts_are_named(void **state) {
     // Damage is worse than absence.
     write_text(in(folder, "x.gguf"), "GGUF");
     assert_refused(PART_TRANSFORMER, ERROR_INPUT, "x.gguf: byte 4: the file ends inside its version");
+    assert_null(part_find(folder, PART_TRANSFORMER, NULL)); // who asks whether, not why
     struct error error = {0};
     assert_null(part_find("/no/such", PART_TRANSFORMER, &error));
     assert_contains(error.message, "/no/such: there is no such folder");
