@@ -236,7 +236,8 @@ def installed():
 
 def judge():
     python = environment("judge", ROOT / "training/judge/requirements.txt")
-    return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "training/judge/test_judge.py"],
+    return counted([python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "training/judge/test_judge.py",
+                    "training/test_fit.py"],
                    timeout=600)
 
 

@@ -55,6 +55,12 @@ def patchify(z):
     return z.reshape(b, c, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 5, 2, 4).reshape(b, c * 4, h // 2, w // 2)
 
 
+def unpatchify(p):
+    """The other way round: [B, 128, h, w] -> [B, 32, 2 h, 2 w]."""
+    b, c, h, w = p.shape
+    return p.reshape(b, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3).reshape(b, c // 4, 2 * h, 2 * w)
+
+
 def emphasis():
     """How much less than unit variance each latent channel is given after normalisation, [32] in (0, 1]: the higher
     the frequency, the less of it, so that form and colour come before sharpness."""

@@ -2,28 +2,57 @@
 
 The encoder is not trained: analysis.py writes a fixed linear map into it. So the latents are known before any training,
 the transformer can train beside the decoder, and a decoder step costs no encoder. The decoder sees its latents with
-noise added, so that small errors of the transformer do not show.
+noise added, so that small errors of the transformer do not show; with --pairs it goes on with what a finished transformer
+makes of captions (drawn.py) in part of each batch, and looks harder at small shapes.
 """
 
 import argparse
+import pickle
 import time
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
 
-from training.analysis import analyse, build_encoder
+from training.analysis import analyse, build_encoder, unpatchify
 from training.common import Clock, Ema, Mixer, Muon, feed, load, run_workers, save, setup
 from training.fast import quicken
 from training.latents import normalisation
 from training.world import draw, scenes
+from training.world.names import SIZES
 
 CONFIG = dict(block_out_channels=(16, 32, 64, 128), layers_per_block=1, latent_channels=32, norm_num_groups=8,
               sample_size=128, mid_block_add_attention=True)
 
 
-def pictures(rng, n):
-    return np.stack([draw.draw(scenes.random_scene(rng)) for _ in range(n)])
+class Source:
+    """Batches for the decoder: plain pictures of the world, and pairs of a drawn latent with the picture that it means."""
+
+    def __init__(self, rng, batch, pairs=(), share=0.5, emphasis=0.0):
+        """pairs: [(scene, latent tokens [64, 128], normalised)]; share: of them in a batch; emphasis: see `importance`."""
+        self.rng, self.batch, self.pairs, self.emphasis = rng, batch, pairs, emphasis
+        self.drawn = int(round(share * batch)) if pairs else 0
+        self.mean, self.var = normalisation() if pairs else (None, None)
+
+    def __call__(self):
+        """-> pictures uint8 [B, 128, 128, 3], latents of the first drawn ones [drawn, 32, 16, 16], weights of the pixels
+        [B, 128, 128] or None."""
+        rng = self.rng
+        chosen = [self.pairs[i] for i in rng.integers(len(self.pairs), size=self.drawn)] if self.drawn else []
+        every = [sc for sc, _ in chosen] + [scenes.random_scene(rng) for _ in range(self.batch - self.drawn)]
+        z = untoken(np.stack([t for _, t in chosen]), self.mean, self.var) if chosen else None
+        weights = np.stack([importance(sc, self.emphasis) for sc in every]) if self.emphasis else None
+        return np.stack([draw.draw(sc) for sc in every]), z, weights
+
+
+def importance(scene, emphasis):
+    """How much each pixel counts, float32 [128, 128]: 1, and around a shape up to [emphasis] more, as its size is to that of a
+    medium one inversely: small shapes have few pixels, and form is what they are known by."""
+    w = np.ones((draw.SIDE, draw.SIDE), np.float32)
+    for s in scene.get("shapes", ()):
+        y0, x0, m = draw.shape_coverage(s["shape"], s["x"], s["y"], s["r"])
+        w[y0:y0 + m.shape[0], x0:x0 + m.shape[1]] = 1 + emphasis * (SIZES["medium"] / s["r"]) ** 2
+    return w
 
 
 def busiest(u8, rng):
@@ -37,8 +66,10 @@ def to_tensor(u8, device):
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def encode_mean(vae, x):
-    return vae.quant_conv(vae.encoder(x))[:, :CONFIG["latent_channels"]]
+def untoken(t, mean, var):
+    """Normalised latent tokens [B, 64, 128] to the decoder's latents float32 [B, 32, 16, 16]."""
+    p = t.astype(np.float32).transpose(0, 2, 1).reshape(len(t), 128, 8, 8)
+    return unpatchify(p * np.sqrt(var + 1e-4)[:, None, None] + mean[:, None, None]).astype(np.float32)
 
 
 def decode(vae, z):
@@ -71,18 +102,24 @@ def psnr(vae, u8, device, batch=16):
 
 
 def work(rank, a, shared, lock):
-    ck = load(a.out)
+    ck, pairs = load(a.out), []
+    if a.pairs:
+        with open(a.pairs, "rb") as f:
+            pairs = pickle.load(f)
 
     def make(k):
         rng = np.random.default_rng((ck["step"] if ck else 0, rank, k))
-        return lambda: pictures(rng, a.batch)
+        return Source(rng, a.batch, pairs, a.share, a.emphasis)
 
     supply = feed(make, a.feeders)
     next(supply)  # the feeding processes start before the device does
     dev = setup(a.device, 1 if shared is not None else a.threads)
     torch.manual_seed(rank)
     mean, var = normalisation()
-    vae = build(mean, var).to(dev).to(memory_format=torch.channels_last).eval()
+    vae = build(mean, var)
+    if a.begin and not ck:
+        vae.load_state_dict(load(a.begin)["model"])
+    vae = vae.to(dev).to(memory_format=torch.channels_last).eval()
     spread = torch.from_numpy(np.sqrt(var + 1e-4)).float().view(32, 4).mean(1).view(1, 32, 1, 1).to(dev)
     if dev.type == "cpu":
         quicken(vae)
@@ -121,16 +158,19 @@ def work(rank, a, shared, lock):
         rate = min(1, (step + 1) / 100) * (1 if share < 0.5 else max(0.02, 2 * (1 - share)))
         for g in opt.param_groups:
             g["lr"] = a.lr * rate
-        u8 = next(supply)
-        if share < a.crops:
-            u8 = np.stack([busiest(u8[i // 2], rng) for i in range(2 * len(u8))])
+        u8, drawn, weights = next(supply)
+        if share < a.crops and drawn is None:
+            u8, weights = np.stack([busiest(u8[i // 2], rng) for i in range(2 * len(u8))]), None
         x = to_tensor(u8, dev)
         z = torch.from_numpy(analyse(u8)).to(dev)
         z = z + torch.randn_like(z) * torch.rand(len(z), 1, 1, 1, device=dev) * a.noise * spread
+        if drawn is not None:
+            z[:len(drawn)] = torch.from_numpy(drawn).to(dev)
         with torch.autocast(dev.type, torch.bfloat16):
             y = decode(vae, z.contiguous(memory_format=torch.channels_last))
         d = y.float() - x
-        loss = d.square().mean() + 0.1 * d.abs().mean()
+        each = d.square().mean(1) + 0.1 * d.abs().mean(1)
+        loss = (each if weights is None else each * torch.from_numpy(weights).to(dev)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -139,7 +179,8 @@ def work(rank, a, shared, lock):
         step, seen = step + 1, seen + a.batch
         mixer.mix(step)
         ema.update(params)
-        run = 0.98 * run + 0.02 * float(d.detach().square().mean() / 4)
+        plain = d.detach()[0 if drawn is None else len(drawn):]
+        run = 0.98 * run + 0.02 * float(plain.square().mean() / 4)
         if rank == 0 and step % 50 == 0:
             print(f"step {step} {clock.spent():.0f}s loss {loss.item():.5f} "
                   f"train psnr (noisy latents) {-10 * np.log10(run / (1 - 0.98 ** step)):.2f} "
@@ -165,6 +206,10 @@ def main():
     ap.add_argument("--crops", type=float, default=0.3,
                     help="share of the time spent on 64 x 64 crops, two a picture: four times the steps in the same time")
     ap.add_argument("--noise", type=float, default=0.2, help="largest noise on the latents, in normalised units")
+    ap.add_argument("--begin", help="begin with the weights of this checkpoint")
+    ap.add_argument("--pairs", help="latents drawn by a transformer, and their scenes (drawn.py)")
+    ap.add_argument("--share", type=float, default=0.5, help="share of a batch that these are")
+    ap.add_argument("--emphasis", type=float, default=0.0, help="how much more the pixels of a medium shape count")
     ap.add_argument("--out", default="build/training/autoencoder.pt")
     a = ap.parse_args()
     numel = sum(p.numel() for p in trained(AutoencoderKLFlux2(**CONFIG)))
