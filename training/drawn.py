@@ -1,7 +1,7 @@
 """Draws with a finished transformer and finds, for each latent that comes out, the picture of the world that it means.
 
 A decoder trained on true latents has never seen what the transformer makes of them: at small shapes, a token wide, that is
-another thing than noise. So true latents of the pool are noised to one of the levels of the eight steps, pure noise among
+another thing than noise. So true latents are noised to one of the levels of the eight steps, pure noise among
 them, the remaining steps are run with the caption, and the scene's positions and sizes, of which captions do not speak, are
 moved to where the result has them (least squares over the latents). autoencoder.py learns on these pairs beside plain ones.
 """
