@@ -1,9 +1,10 @@
-// limn tokenize --model DIR: token ids of strings, for comparing tokenizers. Reads NUL-separated strings from standard
+// limn tokenize --model MODEL: token ids of strings, for comparing tokenizers. Reads NUL-separated strings from standard
 // input and prints one JSON array of ids a line: the plain encoding with added tokens split out, no template around it.
 // Relies on text, base.
 #include "base/buffer.h"
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "flux/model_folder.h"
 #include "text/tokenizer.h"
 #include "weights/parts.h"
@@ -74,7 +75,7 @@ int command_tokenize(int count, char **arguments) {
         } else {
             bool help = strcmp(arguments[i], "--help") == 0;
             if (!help) fprintf(stderr, "limn tokenize: unexpected \"%s\"\n", arguments[i]);
-            fputs("usage: limn tokenize --model DIR < strings separated by NUL bytes\n",
+            fputs("usage: limn tokenize --model MODEL < strings separated by NUL bytes\n",
                   help ? stdout : stderr);
             return help ? 0 : 2;
         }
@@ -85,7 +86,9 @@ int command_tokenize(int count, char **arguments) {
     }
     struct error error = {0};
     struct buffer input = {0};
-    struct tokenizer *tokenizer = open_tokenizer(model, &error);
+    char *path = model_path(NULL, model, &error);
+    struct tokenizer *tokenizer = path ? open_tokenizer(path, &error) : NULL;
+    free(path);
     bool done = tokenizer && read_all(&input, &error) && tokenize(tokenizer, &input, &error);
     if (!done) fprintf(stderr, "limn tokenize: %s\n", error.message);
     tokenizer_close(tokenizer);

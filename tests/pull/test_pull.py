@@ -441,6 +441,15 @@ def test_generate_with_the_folder_of_a_model_that_needs_more(place, hub, more):
         assert made["model"] == "Drawn" and made["steps"] == 2 and made["guidance"] == 2.5
         pictures.append(out.read_bytes())
     assert pictures[0] != pictures[1]  # the LoRA is applied
+    # The tools for comparisons find it by its name too.
+    words = subprocess.run([LIMN, "tokenize", "--model", "drawn"], input="a star", env=place.environment, capture_output=True,
+                           text=True, timeout=120)
+    assert words.returncode == 0 and json.loads(words.stdout), words.stderr
+    out = place.folder / "all.safetensors"
+    done = limn(place, "dump", "--model", "drawn", "--prompt", "a star", "--size", "64x64", "-o", str(out))
+    assert done.returncode == 0 and out.stat().st_size > 10_000, done.stderr
+    done = limn(place, "dump", "--model", "flux.2-dev", "--prompt", "a star", "-o", str(place.folder / "none.safetensors"))
+    assert done.returncode == 1 and "limn pull flux.2-dev" in done.stderr and not (place.folder / "none.safetensors").exists()
 
 
 def test_forms_for_the_memory(place, hub, more):
