@@ -7,6 +7,7 @@
 // step_I_guided_velocity. Shapes and types: tests/fixtures/README.md.
 
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "cli/options.h"
 
 #include "flux/pipeline.h"
@@ -14,6 +15,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct dump_options {
@@ -184,7 +186,9 @@ static bool write_dump(const struct dump_options *options, struct error *error) 
     struct dump dump = {.writer = safetensors_writer_new()};
     struct observer observer = {keep, &dump};
     if (!dump.writer) return error_set(error, ERROR_MEMORY, "not enough memory for a dump");
-    struct pipeline *pipeline = pipeline_open(options->model, &options->engine, error);
+    char *path = model_path(NULL, options->model, error);
+    struct pipeline *pipeline = path ? pipeline_open(path, &options->engine, error) : NULL;
+    free(path);
     struct limn_result *result =
         pipeline ? pipeline_run(pipeline, &options->request, &observer, error) : NULL;
     bool good = result != NULL;

@@ -1,6 +1,8 @@
 // `limn plan`: what a model takes of memory, stage by stage. Relies on options.h, flux/memory_plan.h.
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "cli/options.h"
+#include "cli/plan_card.h"
 
 #include "base/memory.h"
 #include "flux/memory_plan.h"
@@ -22,7 +24,10 @@ static const char help[] =
     "forms\n"
     "  the finest that stays in memory is taken. Memory of limn's own must fit: a request for which it does "
     "not is\n"
-    "  refused before it begins.\n\n"
+    "  refused before it begins. MODEL is a model folder or a model's name; of one that is not fetched yet "
+    "the "
+    "forms are\n"
+    "  shown that `limn pull` would fetch.\n\n"
     "OPTIONS\n"
     "  -s, --size WxH       of the picture (default: the model's)\n"
     "  -r, --reference WxH  a reference image of that size; up to four times\n"
@@ -40,6 +45,7 @@ static const char help[] =
 
 struct plan_options {
     const char *model, *memory;
+    char *path; // of the model folder; NULL: it is not here
     struct limn_request request;
     struct limn_image references[LIMN_REFERENCES_MOST];
     bool json;
@@ -194,7 +200,7 @@ static bool plan_for(const struct plan_options *options, const char *memory, jso
     struct memory_plan plan;
     struct limn_request filled;
     if (memory) setenv("LIMN_MEMORY", memory, 1);
-    struct pipeline *pipeline = pipeline_open(options->model, NULL, error);
+    struct pipeline *pipeline = pipeline_open(options->path, NULL, error);
     bool good = pipeline && pipeline_check(pipeline, &options->request, &filled, error);
     if (good) {
         pipeline_plan(pipeline, &filled, memory ? memory_parse(memory) : 0, &plan);
@@ -208,8 +214,26 @@ static bool plan_for(const struct plan_options *options, const char *memory, jso
     return good;
 }
 
+// The machines that are planned for: the one that was named, else this and the usual ones.
+static const char *const machines[] = {NULL, "24GB", "48GB", "64GB", "128GB"};
+enum { MACHINES = sizeof machines / sizeof *machines };
+
+// Of a model that is not here but has a card that gives forms. False, and the error as it was, where there is none.
+static bool plan_of_card(const struct plan_options *options, json_t *list) {
+    struct error ignored = {0};
+    struct config config;
+    struct catalog *catalog = config_load(&config, NULL, &ignored) ? catalog_open(&config, &ignored) : NULL;
+    const struct model_card *card = catalog ? catalog_look_up(catalog, options->model, &ignored) : NULL;
+    const bool planned = card && !card->weights.found && card->weights.form_count > 0;
+    if (planned)
+        plan_card_print(card, options->memory ? &options->memory : machines, options->memory ? 1 : MACHINES,
+                        options->request.steps, list);
+    catalog_close(catalog);
+    config_free(&config);
+    return planned;
+}
+
 int command_plan(int count, char **arguments) {
-    static const char *const machines[] = {"24GB", "48GB", "64GB", "128GB"};
     struct plan_options options = {.json = false};
     limn_request_init(&options.request);
     options.request.prompt = "a picture";
@@ -219,9 +243,12 @@ int command_plan(int count, char **arguments) {
     struct error error = {0};
     json_t *list = options.json ? json_array() : NULL;
     bool possible = false, other;
-    bool good = plan_for(&options, options.memory, list, &possible, &error);
-    for (size_t i = 0; i < sizeof machines / sizeof *machines && good && !options.memory; i++)
+    options.path = model_path(NULL, options.model, &error);
+    bool good = options.path && plan_for(&options, options.memory, list, &possible, &error);
+    for (int i = 1; i < MACHINES && good && !options.memory; i++)
         good = plan_for(&options, machines[i], list, &other, &error);
+    if (!options.path) possible = good = plan_of_card(&options, list);
+    free(options.path);
     if (!good) fprintf(stderr, "limn: %s\n", error.message);
     if (good && list) {
         json_dumpf(list, stdout, JSON_INDENT(2));

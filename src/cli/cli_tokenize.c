@@ -4,6 +4,7 @@
 #include "base/buffer.h"
 #include "base/file.h"
 #include "cli/commands.h"
+#include "cli/model_path.h"
 #include "flux/model_folder.h"
 #include "text/tokenizer.h"
 #include "weights/parts.h"
@@ -85,7 +86,9 @@ int command_tokenize(int count, char **arguments) {
     }
     struct error error = {0};
     struct buffer input = {0};
-    struct tokenizer *tokenizer = open_tokenizer(model, &error);
+    char *path = model_path(NULL, model, &error);
+    struct tokenizer *tokenizer = path ? open_tokenizer(path, &error) : NULL;
+    free(path);
     bool done = tokenizer && read_all(&input, &error) && tokenize(tokenizer, &input, &error);
     if (!done) fprintf(stderr, "limn tokenize: %s\n", error.message);
     tokenizer_close(tokenizer);
