@@ -46,6 +46,17 @@ struct card_repository {
     double scale;            // of them
 };
 
+// A form in which a part is to be had: its weights in one type.
+struct card_form {
+    const char *part;       // "transformer" or "text_encoder"
+    const char *type;       // "BF16", "Q4_K_M": a name for people and for --type
+    int64_t bytes;          // about; the hub says it exactly
+    const char *repository; // "owner/name"
+    const char *revision;
+    const char *path;  // what is opened there: a .gguf or .safetensors file, else a folder
+    const char *files; // the pattern of what is fetched: the path, of a folder all files
+};
+
 // A text that belongs to a model and is kept in its owner's code on GitHub.
 struct card_system_message {
     const char *repository; // "owner/name"; NULL: the model needs none, or its folder has it
@@ -54,7 +65,7 @@ struct card_system_message {
     const char *sha256;   // of the text in UTF-8
 };
 
-enum { CARD_REPOSITORIES_MOST = 5, CARD_SIGMAS_MOST = 200 };
+enum { CARD_REPOSITORIES_MOST = 5, CARD_SIGMAS_MOST = 200, CARD_FORMS_MOST = 16, CARD_FILES_MOST = 100 };
 
 // Where the weights of the local engine are.
 struct card_weights {
@@ -67,11 +78,14 @@ struct card_weights {
     // What `limn pull` fetches. The first repository is the model folder, the others are LoRAs.
     struct card_repository repositories[CARD_REPOSITORIES_MOST];
     int repository_count;
+    // The forms of transformer and text encoder, those of one part finest first; none: what `files` fetches. Of a part with forms
+    // `limn pull` fetches the one that fits the memory.
+    struct card_form forms[CARD_FORMS_MOST];
+    int form_count;
     double
         sigmas[CARD_SIGMAS_MOST]; // the default schedule before the shift, where it is not the model folder's
     int sigma_count;
     struct card_system_message system_message;
-    int64_t transformer_bytes, text_encoder_bytes; // as they are fetched, in bf16; 0: the card does not say
 };
 
 struct model_card {
@@ -116,6 +130,14 @@ void card_free(struct model_card *card); // NULL is fine
 // Reads a card's `weights` (card_weights.c); texts are copied into [arena]. steps: the card's default, 0: none.
 bool card_weights_read(const struct yaml_node *map, struct arena *arena, int steps,
                        struct card_weights *weights, struct error *error);
+
+// The forms of [part] ("transformer", "text_encoder"), finest first; returns how many, 0 for a card without.
+int card_forms_of(const struct card_weights *weights, const char *part,
+                  const struct card_form *forms[CARD_FORMS_MOST]);
+
+// Which of [count] forms is taken where [memory] bytes are available, by the rule by which a model folder is opened
+// (part_choose of weights/parts.h).
+const struct card_form *card_form_choose(const struct card_form *const *forms, int count, int64_t memory);
 
 // Whether a model folder of limn's own is needed besides what is fetched: the fetched one lacks the system message, a schedule
 // or has LoRAs beside it.

@@ -1,11 +1,14 @@
 // Reads a card's `weights`: the model folder's name, and what `limn pull` fetches to have it. See card.h and docs/catalog.md.
 #include "catalog/card.h"
+#include "base/memory.h"
 #include "weights/hub.h"
+#include "weights/parts.h"
 
 #include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
-enum { FILES_MOST = 100 };
+#define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
 
 struct reader {
     struct arena *arena;
@@ -43,8 +46,8 @@ static bool read_name(struct reader *reader, const struct yaml_node *map, const 
 static bool read_files(struct reader *reader, const struct yaml_node *map, struct card_texts *files) {
     const struct yaml_node *list = yaml_need(map, "files", "a list of paths or patterns", reader->error);
     if (!list || !yaml_is(list, YAML_TYPE_LIST, reader->error)) return false;
-    if (list->count < 1 || list->count > FILES_MOST)
-        return yaml_fail(list, reader->error, "expected 1 to %d paths or patterns", FILES_MOST);
+    if (list->count < 1 || list->count > CARD_FILES_MOST)
+        return yaml_fail(list, reader->error, "expected 1 to %d paths or patterns", CARD_FILES_MOST);
     const char **items = arena_alloc(reader->arena, (size_t)list->count * sizeof *items);
     if (!items) return error_set(reader->error, ERROR_MEMORY, "not enough memory for a model card");
     for (int i = 0; i < list->count; i++) {
@@ -82,6 +85,78 @@ static bool read_repositories(struct reader *reader, const struct yaml_node *lis
     for (int i = 0; i < list->count; i++, weights->repository_count++)
         if (!read_repository(reader, &list->items[i], i == 0, &weights->repositories[i])) return false;
     return true;
+}
+
+static bool read_form(struct reader *reader, const struct yaml_node *map, struct card_form *form) {
+    static const char *const keys[] = {"part", "type", "size", "repository", "revision", "path"};
+    static const char *const parts[] = {"transformer", "text_encoder"};
+    const struct yaml_node *part = yaml_need(map, "part", "transformer or text_encoder", reader->error);
+    const char *size = NULL;
+    int index;
+    if (!part || !yaml_known_keys(map, keys, 6, reader->error) ||
+        !yaml_word(part, parts, 2, &index, reader->error) ||
+        !needed(reader, map, "type", "a name such as Q4_K_M", &form->type) ||
+        !needed(reader, map, "size", "a size such as 20.1GB", &size) ||
+        !read_name(reader, map, &form->repository, &form->revision) ||
+        !needed(reader, map, "path", "a folder, or a .gguf or .safetensors file", &form->path))
+        return false;
+    form->part = parts[index];
+    form->bytes = memory_parse(size);
+    if (form->bytes <= 0)
+        return yaml_fail(yaml_get(map, "size"), reader->error, "expected a size such as 20.1GB, found %.60s",
+                         size);
+    if (!*form->type || strspn(form->type, LETTERS) != strlen(form->type))
+        return yaml_fail(yaml_get(map, "type"), reader->error, "expected letters, digits and _, found %.60s",
+                         form->type);
+    if (!hub_path_good(form->path) || strchr(form->path, '*'))
+        return yaml_fail(yaml_get(map, "path"), reader->error, "expected a relative path, found %.60s",
+                         form->path);
+    form->files = form->path;
+    if (hub_path_matches(form->path, "*.gguf") || hub_path_matches(form->path, "*.safetensors")) return true;
+    const size_t length = strlen(form->path);
+    char *pattern = arena_alloc(reader->arena, length + 3);
+    if (!pattern) return error_set(reader->error, ERROR_MEMORY, "not enough memory for a model card");
+    memcpy(pattern, form->path, length);
+    memcpy(pattern + length, "/*", 3);
+    form->files = pattern;
+    return true;
+}
+
+static bool read_forms(struct reader *reader, const struct yaml_node *list, struct card_weights *weights) {
+    if (!yaml_is(list, YAML_TYPE_LIST, reader->error)) return false;
+    if (list->count < 1 || list->count > CARD_FORMS_MOST)
+        return yaml_fail(list, reader->error, "expected 1 to %d forms", CARD_FORMS_MOST);
+    for (int i = 0; i < list->count; i++) {
+        struct card_form *form = &weights->forms[i];
+        if (!read_form(reader, &list->items[i], form)) return false;
+        for (int j = 0; j < i; j++) {
+            const struct card_form *before = &weights->forms[j];
+            if (strcmp(before->part, form->part)) continue;
+            if (!strcasecmp(before->type, form->type))
+                return yaml_fail(&list->items[i], reader->error, "a second form of that part of type %.60s",
+                                 form->type);
+            if (before->bytes <= form->bytes)
+                return yaml_fail(
+                    &list->items[i], reader->error,
+                    "expected the forms of a part finest first, each smaller than the one before");
+        }
+        weights->form_count++;
+    }
+    return true;
+}
+
+int card_forms_of(const struct card_weights *weights, const char *part,
+                  const struct card_form *forms[CARD_FORMS_MOST]) {
+    int count = 0;
+    for (int i = 0; i < weights->form_count; i++)
+        if (!strcmp(weights->forms[i].part, part)) forms[count++] = &weights->forms[i];
+    return count;
+}
+
+const struct card_form *card_form_choose(const struct card_form *const *forms, int count, int64_t memory) {
+    int64_t bytes[CARD_FORMS_MOST];
+    for (int i = 0; i < count; i++) bytes[i] = forms[i]->bytes;
+    return forms[part_choose(bytes, count, memory)];
 }
 
 // Falling, each above 0 and at most 1, as many as the card's steps.
@@ -123,41 +198,27 @@ static bool read_system_message(struct reader *reader, const struct yaml_node *m
            yaml_fail(yaml_get(map, "sha256"), reader->error, "expected 64 hexadecimal digits");
 }
 
-// {transformer: 64.4, text_encoder: 48.0}: GB in bf16.
-static bool read_gigabytes(struct reader *reader, const struct yaml_node *map, struct card_weights *weights) {
-    static const char *const keys[] = {"transformer", "text_encoder"};
-    int64_t *const to[] = {&weights->transformer_bytes, &weights->text_encoder_bytes};
-    if (!yaml_known_keys(map, keys, 2, reader->error)) return false;
-    for (int i = 0; i < 2; i++) {
-        const struct yaml_node *node = yaml_need(map, keys[i], "GB of its weights", reader->error);
-        double value;
-        if (!node || !yaml_number(node, 0.001, 10000, &value, reader->error)) return false;
-        *to[i] = (int64_t)(value * 1e9);
-    }
-    return true;
-}
-
 bool card_weights_read(const struct yaml_node *map, struct arena *arena, int steps,
                        struct card_weights *weights, struct error *error) {
-    static const char *const keys[] = {"folder",         "get",      "repositories", "sigmas",
-                                       "system_message", "gigabytes"};
+    static const char *const keys[] = {"folder", "get", "repositories", "forms", "sigmas", "system_message"};
     struct reader reader = {arena, error};
     const struct yaml_node *repositories = yaml_get(map, "repositories"), *sigmas = yaml_get(map, "sigmas"),
-                           *message = yaml_get(map, "system_message"),
-                           *gigabytes = yaml_get(map, "gigabytes");
+                           *message = yaml_get(map, "system_message"), *forms = yaml_get(map, "forms");
     if (!yaml_known_keys(map, keys, 6, error) ||
         !needed(&reader, map, "folder", "the model folder's name", &weights->folder) ||
         !needed(&reader, map, "get", "what to do to have the weights", &weights->get))
         return false;
     if (repositories && !read_repositories(&reader, repositories, weights)) return false;
+    if (forms && !repositories) return yaml_fail(forms, error, "only with repositories");
+    if (forms && !read_forms(&reader, forms, weights)) return false;
     if (sigmas && !repositories) return yaml_fail(sigmas, error, "only with repositories");
     if (message && !repositories) return yaml_fail(message, error, "only with repositories");
-    return (!gigabytes || read_gigabytes(&reader, gigabytes, weights)) &&
-           (!sigmas || read_sigmas(&reader, sigmas, steps, weights)) &&
+    return (!sigmas || read_sigmas(&reader, sigmas, steps, weights)) &&
            (!message || read_system_message(&reader, message, &weights->system_message));
 }
 
 bool card_needs_folder(const struct model_card *card) {
     const struct card_weights *weights = &card->weights;
-    return weights->repository_count > 1 || weights->sigma_count || weights->system_message.repository;
+    return weights->repository_count > 1 || weights->form_count || weights->sigma_count ||
+           weights->system_message.repository;
 }

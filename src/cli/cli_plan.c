@@ -3,6 +3,7 @@
 #include "cli/fit.h"
 #include "cli/model_path.h"
 #include "cli/options.h"
+#include "cli/plan_card.h"
 
 #include "base/memory.h"
 #include "catalog/catalog.h"
@@ -25,7 +26,13 @@ static const char help[] =
     "forms\n"
     "  the finest that stays in memory is taken. Memory of limn's own must fit: a request for which it does "
     "not is\n"
-    "  refused before it begins.\n\n"
+    "  refused before it begins. Where a smaller form of a part would stay in memory and is not here, "
+    "`limn convert\n"
+    "  --fit` is named, which makes it. MODEL is a model folder or a model's name; of one that is not "
+    "fetched yet "
+    "the "
+    "forms are\n"
+    "  shown that `limn pull` would fetch.\n\n"
     "OPTIONS\n"
     "  -s, --size WxH       of the picture (default: the model's)\n"
     "  -r, --reference WxH  a reference image of that size; up to four times\n"
@@ -44,7 +51,7 @@ static const char help[] =
 
 struct plan_options {
     const char *model, *memory;
-    const char *folder; // of the model
+    char *path; // of the model folder; NULL: it is not here
     struct limn_request request;
     struct limn_image references[LIMN_REFERENCES_MOST];
     bool json;
@@ -208,46 +215,20 @@ static json_t *wanted_json(const struct part_fit fits[FIT_PARTS]) {
     return list;
 }
 
-static const char *const MACHINES[] = {"24GB", "48GB", "64GB", "128GB"};
-enum { MACHINES_COUNT = sizeof MACHINES / sizeof *MACHINES };
-
-// Of a model whose weights are not here.
-static bool plan_of_card(const struct plan_options *options, const struct model_card *card, json_t *list) {
-    struct part_fit fits[FIT_PARTS];
-    for (int i = -1; i < (options->memory ? 0 : MACHINES_COUNT); i++) {
-        const char *memory = i < 0 ? options->memory : MACHINES[i];
-        const int64_t bytes = memory ? memory_parse(memory) : memory_available();
-        if (!fit_of_card(card, bytes, fits)) return false;
-        if (list) {
-            json_array_append_new(list, json_pack("{s:I, s:o}", "memory_bytes", (json_int_t)bytes, "wanted",
-                                                  wanted_json(fits)));
-            continue;
-        }
-        char text[16];
-        if (i < 0) printf("%s is not here. %s. What it would be:\n", card->id, card->weights.get);
-        printf("%s (%s)\n", memory ? memory : "available now", scaled(bytes, text));
-        fit_print(fits, "  ", stdout);
-        if (!all_there(fits))
-            printf("  made after `limn pull %s` by `limn convert --fit%s%s %s`\n", card->id,
-                   memory ? " --memory " : "", memory ? memory : "", card->id);
-    }
-    return true;
-}
-
 // Plans for [memory] (NULL: what there is); the model is opened anew, since the forms of its parts follow the memory.
 static bool plan_for(const struct plan_options *options, const char *memory, json_t *list, bool *possible,
                      struct error *error) {
     struct memory_plan plan;
     struct limn_request filled;
     if (memory) setenv("LIMN_MEMORY", memory, 1);
-    struct pipeline *pipeline = pipeline_open(options->folder, NULL, error);
+    struct pipeline *pipeline = pipeline_open(options->path, NULL, error);
     bool good = pipeline && pipeline_check(pipeline, &options->request, &filled, error);
     if (good) {
         pipeline_plan(pipeline, &filled, memory ? memory_parse(memory) : 0, &plan);
         *possible = plan.possible;
         struct part_fit fits[FIT_PARTS];
         struct error ignored = {0};
-        const bool fitted = model_fit(options->folder, plan.memory, fits, &ignored);
+        const bool fitted = model_fit(options->path, plan.memory, fits, &ignored);
         if (list) {
             json_t *object = plan_json(&plan, &filled);
             if (fitted) json_object_set_new(object, "wanted", wanted_json(fits));
@@ -261,33 +242,23 @@ static bool plan_for(const struct plan_options *options, const char *memory, jso
     return good;
 }
 
-static bool plan_folder(const struct plan_options *options, json_t *list, bool *possible,
-                        struct error *error) {
-    bool other, good = plan_for(options, options->memory, list, possible, error);
-    for (int i = 0; i < MACHINES_COUNT && good && !options->memory; i++)
-        good = plan_for(options, MACHINES[i], list, &other, error);
-    return good;
-}
+// The machines that are planned for: the one that was named, else this and the usual ones.
+static const char *const machines[] = {NULL, "24GB", "48GB", "64GB", "128GB"};
+enum { MACHINES = sizeof machines / sizeof *machines };
 
-// The model's folder, or, where only its card is here, what that says.
-static bool plan(struct plan_options *options, json_t *list, bool *possible, struct error *error) {
+// Of a model that is not here but has a card that gives forms. False, and the error as it was, where there is none.
+static bool plan_of_card(const struct plan_options *options, json_t *list) {
+    struct error ignored = {0};
     struct config config;
-    struct error unknown = {0};
-    struct catalog *catalog = config_load(&config, NULL, error) ? catalog_open(&config, error) : NULL;
-    const struct model_card *card = catalog ? catalog_look_up(catalog, options->model, &unknown) : NULL;
-    char *folder = catalog ? model_path(catalog, options->model, error) : NULL;
-    bool good = folder != NULL;
-    options->folder = folder;
-    if (good) {
-        good = plan_folder(options, list, possible, error);
-    } else if (card && error->kind == ERROR_NOT_FOUND && plan_of_card(options, card, list)) {
-        *error = (struct error){0};
-        good = *possible = true;
-    }
-    free(folder);
+    struct catalog *catalog = config_load(&config, NULL, &ignored) ? catalog_open(&config, &ignored) : NULL;
+    const struct model_card *card = catalog ? catalog_look_up(catalog, options->model, &ignored) : NULL;
+    const bool planned = card && !card->weights.found && card->weights.form_count > 0;
+    if (planned)
+        plan_card_print(card, options->memory ? &options->memory : machines, options->memory ? 1 : MACHINES,
+                        options->request.steps, list);
     catalog_close(catalog);
     config_free(&config);
-    return good;
+    return planned;
 }
 
 int command_plan(int count, char **arguments) {
@@ -299,8 +270,13 @@ int command_plan(int count, char **arguments) {
     if (status >= 0) return status;
     struct error error = {0};
     json_t *list = options.json ? json_array() : NULL;
-    bool possible = false;
-    const bool good = plan(&options, list, &possible, &error);
+    bool possible = false, other;
+    options.path = model_path(NULL, options.model, &error);
+    bool good = options.path && plan_for(&options, options.memory, list, &possible, &error);
+    for (int i = 1; i < MACHINES && good && !options.memory; i++)
+        good = plan_for(&options, machines[i], list, &other, &error);
+    if (!options.path) possible = good = plan_of_card(&options, list);
+    free(options.path);
     if (!good) fprintf(stderr, "limn: %s\n", error.message);
     if (good && list) {
         json_dumpf(list, stdout, JSON_INDENT(2));

@@ -1,5 +1,6 @@
 // `limn pull`: fetches a model from its hub. Relies on pull_plan.h, pull_folder.h, pull_progress.h, catalog.
 #include "base/file.h"
+#include "base/memory.h"
 #include "catalog/catalog.h"
 #include "cli/commands.h"
 #include "cli/fit.h"
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 static const char HELP[] =
@@ -34,6 +36,12 @@ static const char HELP[] =
     "OPTIONS\n"
     "  -y, --yes             do not ask\n"
     "  -n, --dry-run         show what would be fetched, and end\n"
+    "      --memory SIZE     of a card's forms of a part (types, sizes), take those for a machine with so "
+    "much "
+    "memory,\n"
+    "                        as \"48GB\", instead of what is available here (or LIMN_MEMORY)\n"
+    "      --type NAME       take the form of that type, as \"Q8_0\"; `limn plan MODEL` lists them\n"
+    "      --text-type NAME  the same for the text encoder (default: --type)\n"
     "      --include PATTERN fetch these files of the (first) repository instead of the usual ones; may be "
     "given\n"
     "                        several times; * is any run of letters\n"
@@ -59,7 +67,8 @@ static const char HELP[] =
     "  0 when everything is here, 1 after an error, 2 for wrong usage, 130 when interrupted.\n";
 
 struct pull_options {
-    const char *model, *config;
+    const char *model, *config, *type, *text_type;
+    int64_t memory; // 0: what is available
     const char *patterns[PULL_PATTERNS_MOST];
     int pattern_count, parallel, retries;
     double stall_seconds;
@@ -85,7 +94,16 @@ static void tell_wait(void *user, double seconds, const char *why) {
     fprintf(stderr, "limn: %s; trying again in %.0f s\n", why, seconds + 0.5);
 }
 
-enum { OPTION_INCLUDE = 256, OPTION_PARALLEL, OPTION_TIMEOUT, OPTION_RETRIES, OPTION_CONFIG };
+enum {
+    OPTION_INCLUDE = 256,
+    OPTION_PARALLEL,
+    OPTION_TIMEOUT,
+    OPTION_RETRIES,
+    OPTION_CONFIG,
+    OPTION_MEMORY,
+    OPTION_TYPE,
+    OPTION_TEXT_TYPE
+};
 
 static const struct option long_options[] = {
     {"yes", no_argument, NULL, 'y'},
@@ -94,6 +112,9 @@ static const struct option long_options[] = {
     {"parallel", required_argument, NULL, OPTION_PARALLEL},
     {"timeout", required_argument, NULL, OPTION_TIMEOUT},
     {"retries", required_argument, NULL, OPTION_RETRIES},
+    {"memory", required_argument, NULL, OPTION_MEMORY},
+    {"type", required_argument, NULL, OPTION_TYPE},
+    {"text-type", required_argument, NULL, OPTION_TEXT_TYPE},
     {"config", required_argument, NULL, OPTION_CONFIG},
     {"quiet", no_argument, NULL, 'q'},
     {"help", no_argument, NULL, 'h'},
@@ -124,6 +145,17 @@ static bool read_option(struct pull_options *options, int option, const char *te
         return options->quiet = true;
     case OPTION_INCLUDE:
         return read_include(options, text);
+    case OPTION_MEMORY:
+        options->memory = memory_parse(text);
+        if (options->memory > 0) return true;
+        fprintf(stderr, "limn: --memory: \"%s\", expected a size such as 24GB\n", text);
+        return false;
+    case OPTION_TYPE:
+        options->type = text;
+        return true;
+    case OPTION_TEXT_TYPE:
+        options->text_type = text;
+        return true;
     case OPTION_PARALLEL:
         if (!option_integer("--parallel", text, 1, 16, &number)) return false;
         options->parallel = (int)number;
@@ -196,6 +228,31 @@ static bool find_model(struct pull *pull, const struct model_card **card, struct
                      (*card)->id);
 }
 
+// Which form of a part is fetched: the one that was asked for, else the one that fits the memory; NULL where the card has none.
+static bool choose_form(const struct pull_options *options, const struct model_card *card, const char *part,
+                        const char *type, const struct card_form **chosen, struct error *error) {
+    const struct card_form *forms[CARD_FORMS_MOST];
+    char names[300] = "";
+    const int count = card ? card_forms_of(&card->weights, part, forms) : 0;
+    *chosen = NULL;
+    if (!count)
+        return !(type || (options->memory && !(card && card->weights.form_count))) ||
+               error_set(error, ERROR_INPUT,
+                         "%s is to be had in one form only: --memory, --type and --text-type choose nothing",
+                         options->model);
+    if (!type) {
+        *chosen = card_form_choose(forms, count, options->memory ? options->memory : memory_available());
+        return true;
+    }
+    for (int i = 0; i < count; i++) {
+        const size_t length = strlen(names);
+        if (!strcasecmp(forms[i]->type, type)) *chosen = forms[i];
+        snprintf(names + length, sizeof names - length, "%s%s", i ? ", " : "", forms[i]->type);
+    }
+    return *chosen || error_set(error, ERROR_INPUT, "%s: its %s is not to be had as \"%.40s\", expected %s",
+                                card->id, part, type, names);
+}
+
 static bool make_plan(struct pull *pull, struct error *error) {
     const struct pull_options *options = pull->options;
     const struct model_card *card = NULL;
@@ -209,7 +266,14 @@ static bool make_plan(struct pull *pull, struct error *error) {
     pull->client.cancelled = is_interrupted;
     pull->client.waits = tell_wait;
     struct card_texts patterns = {options->patterns, options->pattern_count};
-    if (!pull_plan_make(&pull->plan, &pull->client, card, pull->name, pull->revision, &patterns, error))
+    const struct card_form *forms[CARD_FORMS_MOST];
+    const char *text_type = options->text_type;
+    if (!text_type && card && card_forms_of(&card->weights, "text_encoder", forms)) text_type = options->type;
+    if (!choose_form(options, card, "transformer", options->type, &forms[0], error) ||
+        !choose_form(options, card, "text_encoder", text_type, &forms[1], error))
+        return false;
+    if (!pull_plan_make(&pull->plan, &pull->client, card, forms, pull->name, pull->revision, &patterns,
+                        error))
         return false;
     // Before the long part: without it the model cannot be used.
     pull->system_message = pull_system_message(card, &pull->client, &none, error);

@@ -24,16 +24,6 @@ void fit_print(const struct part_fit fits[FIT_PARTS], const char *indent, FILE *
     }
 }
 
-bool fit_of_card(const struct model_card *card, int64_t memory, struct part_fit fits[FIT_PARTS]) {
-    const int64_t bytes[] = {card->weights.transformer_bytes, card->weights.text_encoder_bytes};
-    static const enum model_part parts[] = {PART_TRANSFORMER, PART_TEXT_ENCODER};
-    for (int i = 0; i < FIT_PARTS; i++) {
-        if (!bytes[i]) return false;
-        fits[i] = part_fit(parts[i], DTYPE_BF16, bytes[i], memory);
-    }
-    return true;
-}
-
 // In the hub's cache nothing is written but what comes from the hub.
 static bool is_cached(const char *folder) {
     struct error ignored = {0};

@@ -2,16 +2,12 @@
 #ifndef LIMN_CLI_FIT_H
 #define LIMN_CLI_FIT_H
 
-#include "catalog/card.h"
 #include "flux/fit.h"
 
 #include <stdio.h>
 
 // Two lines: each large part in its type, with its size, and whether it stays in memory. [indent] stands before each.
 void fit_print(const struct part_fit fits[FIT_PARTS], const char *indent, FILE *to);
-
-// What a card says of its parts' sizes; false where it says nothing.
-bool fit_of_card(const struct model_card *card, int64_t memory, struct part_fit fits[FIT_PARTS]);
 
 // `limn convert --fit`: convert->source is the model folder, convert->target NULL or the folder to make. [memory]: text, NULL: what
 // is available now.

@@ -3,10 +3,14 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "flux/fit.h"
 #include "weights/python_text.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define GITHUB_RAW "https://raw.githubusercontent.com"
 
@@ -107,7 +111,72 @@ static json_t *loras_of(const struct pull_plan *plan) {
     return NULL;
 }
 
-static json_t *settings_of(const struct pull_plan *plan, const char *system_message) {
+// How a form is called in limn's folder: "transformer-Q8_0.gguf", a link to what was fetched.
+static void form_name(const struct card_form *form, char *name, size_t size) {
+    const char *dot = strrchr(form->path, '.');
+    snprintf(name, size, "%s-%s%s", form->part, form->type, form->files == form->path && dot ? dot : "");
+}
+
+// Makes [folder]/[name] a link to [path], in place of another one.
+static bool link_to(const char *folder, const char *name, const char *path, struct error *error) {
+    char fresh[200];
+    snprintf(fresh, sizeof fresh, ".%.150s.%ld", name, (long)getpid());
+    char *link = path_join(folder, name), *draft = path_join(folder, fresh);
+    bool good = (link && draft) || no_memory(error);
+    if (good && (symlink(path, draft) != 0 || rename(draft, link) != 0)) {
+        good = error_set(error, ERROR_IO, "%s: no link to %s: %s", link, path, strerror(errno));
+        unlink(draft);
+    }
+    free(draft);
+    free(link);
+    return good;
+}
+
+// The snapshot of a repository of the plan.
+static const char *snapshot_of(const struct pull_plan *plan, const char *repository) {
+    for (int i = 0; i < plan->repository_count; i++)
+        if (!strcmp(plan->repositories[i].name, repository)) return plan->repositories[i].snapshot.folder;
+    return NULL;
+}
+
+// Links to the forms that were fetched, and to the tokenizer: that of a GGUF text encoder is not quite the model's own.
+static bool link_forms(const struct pull_plan *plan, const char *folder, struct error *error) {
+    bool good = true;
+    for (int i = 0; good && i < PULL_PARTS; i++) {
+        const struct card_form *form = plan->forms[i];
+        char name[160], *path = form ? path_join(snapshot_of(plan, form->repository), form->path) : NULL;
+        if (!form) continue;
+        form_name(form, name, sizeof name);
+        good = path ? link_to(folder, name, path, error) : no_memory(error);
+        free(path);
+    }
+    char *tokenizer = path_join(plan->repositories[0].snapshot.folder, "tokenizer");
+    good = good && (tokenizer || no_memory(error)) &&
+           (!plan->forms[1] || !folder_exists(tokenizer) || link_to(folder, "tokenizer", tokenizer, error));
+    free(tokenizer);
+    return good;
+}
+
+// Every form of [part] that is there, of this pull or an earlier one, finest first.
+static json_t *forms_of(const struct pull_plan *plan, const char *folder, const char *part) {
+    const struct card_form *forms[CARD_FORMS_MOST];
+    const int count = card_forms_of(&plan->card->weights, part, forms);
+    json_t *list = json_array();
+    bool good = list != NULL;
+    for (int i = 0; good && i < count; i++) {
+        char name[160];
+        form_name(forms[i], name, sizeof name);
+        char *path = path_join(folder, name);
+        good = path && (!(file_exists(path) || folder_exists(path)) ||
+                        json_array_append_new(list, json_string(name)) == 0);
+        free(path);
+    }
+    if (good) return list;
+    json_decref(list);
+    return NULL;
+}
+
+static json_t *settings_of(const struct pull_plan *plan, const char *folder, const char *system_message) {
     const struct model_card *card = plan->card;
     const struct card_weights *weights = &card->weights;
     json_t *object = json_object();
@@ -115,6 +184,9 @@ static json_t *settings_of(const struct pull_plan *plan, const char *system_mess
                 put(object, "name", json_string(card->name)) &&
                 put(object, "licence", json_string(card->licence.spdx)) &&
                 put(object, "base", json_string(plan->repositories[0].snapshot.folder));
+    for (int i = 0; good && i < PULL_PARTS; i++)
+        if (plan->forms[i])
+            good = put(object, plan->forms[i]->part, forms_of(plan, folder, plan->forms[i]->part));
     if (good && plan->repository_count > 1) good = put(object, "loras", loras_of(plan));
     if (good && weights->sigma_count) {
         json_t *sigmas = json_array();
@@ -130,15 +202,23 @@ static json_t *settings_of(const struct pull_plan *plan, const char *system_mess
     return NULL;
 }
 
-// The forms that `limn convert --fit` listed stay listed.
-static bool keep_forms(const char *path, json_t *settings) {
+// The forms that stood in the list before and are not this card's, of `limn convert --fit` say, stay in it.
+static bool keep_forms(const char *folder, const char *path, json_t *settings) {
     static const char *const keys[] = {"transformer", "text_encoder"};
     struct error ignored = {0};
     json_t *old = file_exists(path) ? json_read_file(path, JSON_BYTES_MOST, &ignored) : NULL;
     bool good = true;
     for (size_t i = 0; i < 2 && good; i++) {
-        json_t *forms = json_object_get(old, keys[i]);
-        if (json_is_array(forms)) good = json_object_set(settings, keys[i], forms) == 0;
+        const json_t *before = json_object_get(old, keys[i]);
+        json_t *now = json_object_get(settings, keys[i]);
+        if (!json_is_array(before)) continue;
+        if (!now) now = json_array(), good = put(settings, keys[i], now);
+        for (size_t j = 0; good && j < json_array_size(before); j++) {
+            const char *name = json_string_value(json_array_get(before, j));
+            char *form = name ? path_join(folder, name) : NULL;
+            if (form && (file_exists(form) || folder_exists(form))) fit_list(now, folder, name, &ignored);
+            free(form);
+        }
     }
     json_decref(old);
     return good;
@@ -146,12 +226,13 @@ static bool keep_forms(const char *path, json_t *settings) {
 
 char *pull_folder_write(const struct pull_plan *plan, const char *system_message, struct error *error) {
     char *folder = folder_of(plan->card, error), *path = folder ? path_join(folder, "limn.json") : NULL;
-    json_t *settings = path ? settings_of(plan, system_message) : NULL;
-    char *text = settings && keep_forms(path, settings)
+    bool linked = path && folder_make(folder, error) && link_forms(plan, folder, error);
+    json_t *settings = linked ? settings_of(plan, folder, system_message) : NULL;
+    char *text = settings && keep_forms(folder, path, settings)
                      ? json_dumps(settings, JSON_INDENT(2) | JSON_REAL_PRECISION(9))
                      : NULL;
-    bool good = text || (folder ? no_memory(error) : false);
-    good = good && folder_make(folder, error) && file_write(path, text, strlen(text), error);
+    bool good = text || (linked || (folder && !path) ? no_memory(error) : false);
+    good = good && file_write(path, text, strlen(text), error);
     free(text);
     json_decref(settings);
     free(path);

@@ -91,22 +91,50 @@ static bool ask(struct pull_plan *plan, const struct hub_client *client, const c
     return true;
 }
 
+// The patterns of a card's repository, and of the forms that lie there too.
+static bool ask_with_forms(struct pull_plan *plan, const struct hub_client *client,
+                           const struct card_repository *from, struct error *error) {
+    const char *items[CARD_FILES_MOST + PULL_PARTS];
+    struct card_texts all = {items, from->files.count};
+    memcpy(items, from->files.items, (size_t)from->files.count * sizeof *items);
+    for (int i = 0; i < PULL_PARTS; i++)
+        if (plan->forms[i] && !strcmp(plan->forms[i]->repository, from->name))
+            items[all.count++] = plan->forms[i]->files;
+    return ask(plan, client, from->name, from->revision, &all, error);
+}
+
+// The forms that lie in repositories of their own.
+static bool ask_for_forms(struct pull_plan *plan, const struct hub_client *client, struct error *error) {
+    for (int i = 0; i < PULL_PARTS; i++) {
+        const struct card_form *form = plan->forms[i];
+        bool asked = !form;
+        for (int j = 0; form && j < plan->repository_count; j++)
+            asked = asked || !strcmp(plan->repositories[j].name, form->repository);
+        if (asked) continue;
+        if (!ask(plan, client, form->repository, form->revision, &(struct card_texts){&form->files, 1},
+                 error))
+            return false;
+    }
+    return true;
+}
+
 bool pull_plan_make(struct pull_plan *plan, const struct hub_client *client, const struct model_card *card,
-                    const char *name, const char *revision, const struct card_texts *patterns,
-                    struct error *error) {
+                    const struct card_form *const *forms, const char *name, const char *revision,
+                    const struct card_texts *patterns, struct error *error) {
     *plan = (struct pull_plan){.card = card};
     if (patterns && !patterns->count) patterns = NULL;
     if (!card) return ask(plan, client, name, revision, patterns, error);
+    for (int i = 0; i < PULL_PARTS && !patterns; i++) plan->forms[i] = forms[i];
     for (int i = 0; i < card->weights.repository_count; i++) {
         const struct card_repository *from = &card->weights.repositories[i];
         struct pull_repository *to = &plan->repositories[i];
         to->lora = from->lora;
         to->scale = from->scale;
-        if (!ask(plan, client, from->name, from->revision, i == 0 && patterns ? patterns : &from->files,
-                 error))
+        if (!(i == 0 && patterns ? ask(plan, client, from->name, from->revision, patterns, error)
+                                 : ask_with_forms(plan, client, from, error)))
             return false;
     }
-    return true;
+    return ask_for_forms(plan, client, error);
 }
 
 void pull_plan_free(struct pull_plan *plan) {

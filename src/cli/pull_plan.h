@@ -8,7 +8,11 @@
 
 #include <stdio.h>
 
-enum { PULL_PATTERNS_MOST = 32 };
+enum {
+    PULL_PATTERNS_MOST = 32,
+    PULL_PARTS = 2,
+    PULL_REPOSITORIES_MOST = CARD_REPOSITORIES_MOST + PULL_PARTS
+};
 
 struct pull_repository {
     const char *name, *revision;
@@ -23,18 +27,21 @@ struct pull_repository {
 
 struct pull_plan {
     const struct model_card *card; // NULL: a repository that was named
-    struct pull_repository repositories[CARD_REPOSITORIES_MOST];
+    const struct card_form
+        *forms[PULL_PARTS]; // of transformer and text encoder; NULL where the card has none
+    struct pull_repository repositories[PULL_REPOSITORIES_MOST];
     int repository_count;
     int64_t bytes, here; // of all files; those that are on the disk
     int files;
 };
 
 // Asks the hub what [card] needs, or, where it is NULL, what the repository [name] at [revision] has: of one in the diffusers layout
-// the files of its parts, of another one all. [patterns]: other files of the first repository. Every pattern must match a file. The
+// the files of its parts, of another one all. [forms], of [PULL_PARTS]: which of the
+// card's forms are wanted. [patterns]: other files of the first repository. Every pattern must match a file. The
 // caller frees in any case.
 bool pull_plan_make(struct pull_plan *plan, const struct hub_client *client, const struct model_card *card,
-                    const char *name, const char *revision, const struct card_texts *patterns,
-                    struct error *error);
+                    const struct card_form *const *forms, const char *name, const char *revision,
+                    const struct card_texts *patterns, struct error *error);
 void pull_plan_free(struct pull_plan *plan); // {0} is fine
 
 // The list of files with sizes, licences and the sum.

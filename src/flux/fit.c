@@ -217,19 +217,21 @@ static bool write_forms(const char *target, const char *base, enum model_part pa
     return good;
 }
 
-// Where a form belongs in the list: behind all that are larger.
-static bool insert_name(json_t *names, const char *target, const char *name, int64_t bytes,
-                        struct error *error) {
-    size_t at = 0;
-    for (; at < json_array_size(names); at++) {
-        const char *other = json_string_value(json_array_get(names, at));
+bool fit_list(json_t *names, const char *target, const char *name, struct error *error) {
+    struct checkpoint_summary added, summary;
+    char *file = path_join(target, name);
+    const bool there = file && summary_of(file, &added, error);
+    free(file);
+    if (!there) return false;
+    size_t at = json_array_size(names);
+    for (size_t i = json_array_size(names); i-- > 0;) {
+        const char *other = json_string_value(json_array_get(names, i));
+        if (!strcmp(other, name)) return true;
         char *path = path_join(target, other);
-        struct checkpoint_summary summary;
         const bool good = path && summary_of(path, &summary, error);
-        const bool same = !strcmp(other, name);
         free(path);
-        if (!good || same) return good;
-        if (summary.bytes < bytes) break;
+        if (!good) return false;
+        if (summary.bytes < added.bytes) at = i;
     }
     return json_array_insert_new(names, at, json_string(name)) == 0 || no_memory(target, error);
 }
@@ -247,12 +249,10 @@ static bool make_one(const char *folder, const char *target, const struct part_f
                                 .threads = convert->threads,
                                 .progress = convert->progress,
                                 .context = convert->context};
-    struct checkpoint_summary made;
     bool good = (file && real && home) || no_memory(target, error);
     json_t *names = good ? names_of(folder, target, fit->part, error) : NULL;
     good = names && (fit->part != PART_TEXT_ENCODER || link_tokenizer(folder, target, error)) &&
-           (file_exists(file) || convert_model(&job, error)) && summary_of(file, &made, error) &&
-           insert_name(names, target, name, made.bytes, error) &&
+           (file_exists(file) || convert_model(&job, error)) && fit_list(names, target, name, error) &&
            write_forms(target, strcmp(real, home) ? folder : NULL, fit->part, names, error);
     json_decref(names);
     free(file);

@@ -9,6 +9,8 @@
 
 #include "flux/convert_model.h"
 
+#include <jansson.h>
+
 enum { FIT_PARTS = 2 }; // PART_TRANSFORMER, PART_TEXT_ENCODER
 
 struct part_fit {
@@ -33,5 +35,8 @@ bool model_fit(const char *folder, int64_t memory, struct part_fit fits[FIT_PART
 // are taken. What an earlier call left unfinished is gone on with.
 bool model_fit_make(const char *folder, const char *target, const struct part_fit fits[FIT_PARTS],
                     const struct convert_model *convert, struct error *error);
+
+// Puts the form [name] of [target] into the list [names] (borrowed), behind all that are larger, unless it is there.
+bool fit_list(json_t *names, const char *target, const char *name, struct error *error);
 
 #endif

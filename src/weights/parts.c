@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JSON_MOST = 1 << 20, FILES_MOST = 1000, MEMORY_SHARE = 8 };
+enum { JSON_MOST = 1 << 20, FILES_MOST = 1000, FORMS_MOST = 16, MEMORY_SHARE = 8 };
 
 static const char index_suffix[] = ".safetensors.index.json";
 
@@ -71,31 +71,38 @@ int64_t part_bytes_most(int64_t memory) {
     return memory - memory / MEMORY_SHARE;
 }
 
-// Of several forms of one part, finest first, the first that stays in memory beside MEMORY_SHARE for the rest, else the smallest.
+int part_choose(const int64_t *bytes, int count, int64_t memory) {
+    const int64_t most = part_bytes_most(memory);
+    int smallest = 0;
+    for (int i = 0; i < count; i++) {
+        if (bytes[i] <= most) return i;
+        if (bytes[i] < bytes[smallest]) smallest = i;
+    }
+    return smallest;
+}
+
+// The one of several forms that part_choose takes. All must be there.
 static bool choose_path(const char *folder, const char *file, const char *key, const json_t *forms,
                         char **path, struct error *error) {
-    const int64_t most = part_bytes_most(memory_available());
-    int64_t smallest = INT64_MAX;
-    size_t index;
-    json_t *form;
-    if (json_array_size(forms) == 0)
-        return error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": no paths, expected at least one",
-                               file, key);
-    json_array_foreach((json_t *)forms, index, form) {
-        char *candidate;
-        if (!inside_path(folder, file, key, form, &candidate, error)) return false;
-        const int64_t bytes = weight_bytes(candidate);
-        const bool fits = bytes <= most;
-        if (!*path || fits || bytes < smallest) {
-            free(*path);
-            *path = candidate;
-            smallest = bytes;
-        } else {
-            free(candidate);
-        }
-        if (fits) break;
+    int64_t bytes[FORMS_MOST];
+    char *candidates[FORMS_MOST] = {0};
+    const size_t count = json_array_size(forms);
+    bool good = true;
+    if (count == 0 || count > FORMS_MOST)
+        return error_set_field(error, ERROR_INPUT, key, "%s: field \"%s\": %zu paths, expected 1 to %d", file,
+                               key, count, FORMS_MOST);
+    for (size_t i = 0; good && i < count; i++) {
+        good = inside_path(folder, file, key, json_array_get(forms, i), &candidates[i], error);
+        if (good) bytes[i] = weight_bytes(candidates[i]);
     }
-    return true;
+    const int chosen = good ? part_choose(bytes, (int)count, memory_available()) : -1;
+    for (int i = 0; i < (int)count; i++) {
+        if (i == chosen)
+            *path = candidates[i];
+        else
+            free(candidates[i]);
+    }
+    return good;
 }
 
 // What limn.json says of [key]: false with an error; *path NULL where it says nothing.

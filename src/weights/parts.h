@@ -22,6 +22,10 @@ int64_t part_bytes_most(int64_t memory);
 // The path of the tokenizer: a folder or file that tokenizer_open takes.
 char *part_find_tokenizer(const char *folder, struct error *error);
 
+// Which of [count] forms of one part, finest first, with so many bytes each, is taken where [memory] bytes are available: the first
+// that stays in memory and leaves an eighth of it to the rest; else the smallest. count at least 1.
+int part_choose(const int64_t *bytes, int count, int64_t memory);
+
 // The key of a part in limn.json, which is also its folder in the diffusers layout.
 const char *part_key(enum model_part part);
 

@@ -364,13 +364,90 @@ def test_the_built_in_cards(place, hub):
     files = model_files(2000)
     hub.repositories["black-forest-labs/FLUX.2-dev"] = Repository(files, licence="other", gated="auto")
     hub.repositories["fal/FLUX.2-dev-Turbo"] = Repository({"flux.2-turbo-lora.safetensors": b"l" * 9000, "x": b"x"})
+    hub.repositories["city96/FLUX.2-dev-gguf"] = Repository({"flux2-dev-Q8_0.gguf": b"q" * 5000})
+    name = "Mistral-Small-3.2-24B-Instruct-2506"
+    hub.repositories[f"unsloth/{name}-GGUF"] = Repository({f"{name}-Q8_0.gguf": b"m" * 5000})
     hub.tokens = {"t": {"black-forest-labs/FLUX.2-dev"}}
     commit = "e80b84ed9f2a2346a97d2ee033eecf65cf685e31"
     hub.texts[f"/raw/black-forest-labs/flux2/{commit}/src/flux2/system_messages.py"] = SOURCE.encode()
     for model in "flux.2-dev", "flux.2-dev-turbo":
-        done = place.pull(model, "--yes", HF_TOKEN="t")
+        done = place.pull(model, "--yes", "--memory", "48GB", HF_TOKEN="t")
         assert done.returncode == 1 and "SYSTEM_MESSAGE is not the text" in done.err, done.err
     assert len(hub.asked(pattern="fal/FLUX.2-dev-Turbo")) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------- forms
+
+@pytest.fixture
+def forms(place, hub, cards):
+    """The tiny model with its transformer in two forms: a folder of f32, and a GGUF file made of it, in a repository of its own."""
+    import shutil
+    source = place.folder / "source"
+    shutil.copytree(ROOT / "tests" / "fixtures" / "model-a", source)
+    small = place.folder / "small.gguf"
+    assert limn(place, "convert", str(source), "-o", str(small), "--type", "Q8_0", "-q").returncode == 0
+    hub.repositories["tests/small"] = Repository({"small.gguf": small.read_bytes(), "other.gguf": b"o" * 5000})
+    cards("""
+  forms:
+    - {part: transformer, type: F32, size: 8GB, repository: tests/model, path: transformer}
+    - {part: transformer, type: Q8_0, size: 2GB, repository: tests/small, path: small.gguf}
+""")
+    path = place.folder / "cards" / "drawn.yaml"
+    text = path.read_text()
+    changed = re.sub(r"(tests/model.*?files: )\[[^]]*\]", r'\1[model_index.json, "scheduler/*", "text_encoder/*", "tokenizer/*", "vae/*", limn.json]',
+                     text, count=1, flags=re.S)
+    assert changed != text
+    path.write_text(changed)
+    return lambda: json.loads((place.data / "limn" / "models" / "drawn" / "limn.json").read_text())
+
+
+def drawn(place, memory=None):
+    out = place.folder / "out.png"
+    place.environment.pop("LIMN_MEMORY", None)
+    if memory:
+        place.environment["LIMN_MEMORY"] = memory
+    done = limn(place, "generate", "--model", "drawn", "a star", "--size", "64x64", "--seed", "1", "--steps", "1", "-o", str(out))
+    place.environment.pop("LIMN_MEMORY", None)
+    assert done.returncode == 0, done.stderr
+    return out.read_bytes()
+
+
+def test_the_form_follows_the_memory(place, hub, forms):
+    planned = limn(place, "plan", "drawn", "--memory", "4GB")
+    assert planned.returncode == 0 and "Q8_0" in planned.stdout and "limn pull drawn --memory 4GB" in planned.stdout, planned
+    planned = json.loads(limn(place, "plan", "drawn", "--json", "--memory", "16GB").stdout)
+    assert [form["type"] for form in planned[0]["forms"]] == ["F32"] and not planned[0]["fetched"]
+    done = place.pull("drawn", LIMN_MEMORY="4GB")
+    assert done.returncode == 0 and "small.gguf" in done.out and "other.gguf" not in done.out, done.out + done.err
+    assert not hub.asked("cdn", "/transformer/")
+    assert forms()["transformer"] == ["transformer-Q8_0.gguf"]
+    coarse = drawn(place)
+    # More memory adds the finer form and fetches nothing again.
+    asked = len(hub.asked("cdn", "small.gguf"))
+    assert place.pull("drawn", "--memory", "16GB").returncode == 0
+    assert len(hub.asked("cdn", "small.gguf")) == asked and hub.asked("cdn", "/transformer/")
+    assert forms()["transformer"] == ["transformer-F32", "transformer-Q8_0.gguf"]
+    assert drawn(place) != coarse
+    assert "stays in memory" in limn(place, "plan", "drawn", "--memory", "1GB").stdout
+    before = len(hub.asked("cdn"))
+    assert place.pull("drawn", "--type", "q8_0").returncode == 0
+    assert len(hub.asked("cdn")) == before and len(forms()["transformer"]) == 2
+    place.check_cache()
+
+
+@pytest.mark.parametrize("words, status, message", [
+    (["--type", "Q3_K"], 1, 'its transformer is not to be had as "Q3_K", expected F32, Q8_0'),
+    (["--memory", "much"], 2, "expected a size such as 24GB"),
+    (["--text-type", "Q8_0"], 1, "in one form only")])
+def test_forms_that_are_not_to_be_had(place, hub, forms, words, status, message):
+    done = place.pull("drawn", *words)
+    assert done.returncode == status and message in done.err, done.err
+    assert not hub.asked("cdn") and not place.data.exists()
+
+
+def test_nothing_chooses_where_there_is_one_form(place, hub):
+    done = place.pull("flux.2-klein-4b", "--memory", "24GB")
+    assert done.returncode == 1 and "in one form only" in done.err and not hub.asked("cdn")
 
 
 # ------------------------------------------------------------------------------------------------------------- usage
@@ -495,10 +572,10 @@ def test_forms_for_the_memory(place, hub, more):
 def test_plans_of_models_that_are_not_here(place, hub):
     done = limn(place, "plan", "flux.2-dev-turbo")
     assert done.returncode == 0 and "limn pull flux.2-dev-turbo" in done.stdout
-    plans = {plan["memory_bytes"]: {part["part"]: part for part in plan["wanted"]}
+    plans = {plan["memory_bytes"] // 10**9: {part["part"]: part for part in plan["forms"]}
              for plan in json.loads(limn(place, "plan", "--json", "flux.2-dev-turbo").stdout)[1:]}
-    types = {memory // 10**9: (parts["transformer"]["type"], parts["text encoder"]["type"]) for memory, parts in plans.items()}
-    assert types == {24: ("Q4_K", "Q6_K"), 48: ("Q8_0", "Q8_0"), 64: ("Q8_0", "BF16"), 128: ("BF16", "BF16")}
+    types = {memory: (parts["transformer"]["type"], parts["text_encoder"]["type"]) for memory, parts in plans.items()}
+    assert types == {24: ("Q4_K_M", "Q6_K"), 48: ("Q8_0", "Q8_0"), 64: ("Q8_0", "BF16"), 128: ("BF16", "BF16")}
     assert all(part["resident"] for parts in plans.values() for part in parts.values())
     assert limn(place, "plan", "flux.2-dev-turbo", "--memory", "nonsense").returncode == 2
     assert limn(place, "convert", "--memory", "24GB", "flux.2-dev-turbo", "-o", str(place.folder / "x")).returncode == 2

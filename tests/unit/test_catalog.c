@@ -37,6 +37,8 @@ static const struct model_card *card_of(const char *id) {
 
 // --------------------------------------------------------------------------------------------------------- built-in cards
 
+#define FORMS "weights:\n  folder: x\n  get: y\n  repositories: [{repository: x/y, files: [a]}]\n  forms: "
+
 static void the_four_cards_say_what_is_known(void **state) {
     open_with(NO_WEIGHTS);
     assert_int_equal(catalog_count(catalog), 4);
@@ -56,12 +58,37 @@ static void the_four_cards_say_what_is_known(void **state) {
     const struct card_weights *weights = &turbo->weights;
     assert_int_equal(weights->repository_count, 2);
     assert_string_equal(weights->repositories[0].name, "black-forest-labs/FLUX.2-dev");
-    assert_true(!weights->repositories[0].lora && weights->repositories[0].files.count == 6);
+    assert_true(!weights->repositories[0].lora && weights->repositories[0].files.count == 4);
     assert_string_equal(weights->repositories[1].files.items[0], "flux.2-turbo-lora.safetensors");
     assert_true(weights->repositories[1].lora && weights->repositories[1].scale == 1);
     assert_true(weights->sigma_count == 8 && weights->sigmas[7] == 0.00031);
     assert_string_equal(weights->system_message.constant, "SYSTEM_MESSAGE");
     assert_true(card_needs_folder(turbo) && !card_needs_folder(card_of("flux.2-klein-4b")));
+    // The machines that the plans are for.
+    static const struct {
+        int64_t memory;
+        const char *transformer, *text_encoder;
+    } plans[] = {{8000000000, "Q4_K_M", "Q4_K_M"},
+                 {24000000000, "Q4_K_M", "Q6_K"},
+                 {48000000000, "Q8_0", "Q8_0"},
+                 {64000000000, "Q8_0", "BF16"},
+                 {128000000000, "BF16", "BF16"}};
+    const struct card_form *forms[CARD_FORMS_MOST];
+    for (size_t i = 0; i < sizeof plans / sizeof *plans; i++) {
+        int count = card_forms_of(weights, "transformer", forms);
+        assert_int_equal(count, 5);
+        assert_string_equal(card_form_choose(forms, count, plans[i].memory)->type, plans[i].transformer);
+        count = card_forms_of(weights, "text_encoder", forms);
+        assert_string_equal(card_form_choose(forms, count, plans[i].memory)->type, plans[i].text_encoder);
+    }
+    const struct card_weights *dev = &card_of("flux.2-dev")->weights; // the same parts
+    assert_int_equal(dev->form_count, weights->form_count);
+    for (int i = 0; i < dev->form_count; i++) {
+        assert_string_equal(dev->forms[i].path, weights->forms[i].path);
+        assert_true(dev->forms[i].bytes == weights->forms[i].bytes);
+    }
+    assert_string_equal(weights->forms[0].files, "transformer/*");
+    assert_ptr_equal(weights->forms[1].files, weights->forms[1].path);
     const struct card_provider *fal = card_provider(turbo, "fal");
     assert_string_equal(fal->model_ids[MODE_EDIT], "fal-ai/flux-2/turbo/edit");
     assert_string_equal(fal->config_ids[MODE_EDIT], "flux.2-dev-turbo-edit");
@@ -387,6 +414,22 @@ static void wrong_cards_are_refused_with_the_line(void **state) {
          "{repository: x/z, "
          "files: [a]}",
          ":16: weights.repositories[1]: expected lora, the scale"},
+        {"weights: {folder: x, get: y, forms: [{part: vae}]}", ":11: weights.forms: only with repositories"},
+        {FORMS "[]", "expected 1 to 16 forms"},
+        {FORMS "[{part: vae, type: A, size: 1GB, repository: a/b, path: a}]", "transformer"},
+        {FORMS "[{part: transformer, type: A, size: much, repository: a/b, path: a}]", "size such as 20.1GB"},
+        {FORMS "[{part: transformer, type: ../A, size: 1GB, repository: a/b, path: a}]", "expected letters"},
+        {FORMS "[{part: transformer, type: A, size: 1GB, repository: a/b, path: ../a}]", "relative path"},
+        {FORMS "[{part: transformer, type: A, size: 1GB, repository: a/b, path: \"a*\"}]", "relative path"},
+        {FORMS "[{part: transformer, type: A, size: 1GB, repository: a, path: a}]", "owner/name"},
+        {FORMS
+         "[{part: transformer, type: A, size: 2GB, repository: a/b, path: a}, {part: transformer, type: a, "
+         "size: 1GB, repository: a/b, path: a}]",
+         "a second form"},
+        {FORMS
+         "[{part: transformer, type: A, size: 1GB, repository: a/b, path: a}, {part: transformer, type: B, "
+         "size: 1GB, repository: a/b, path: a}]",
+         "finest first"},
         {"weights: {folder: x, get: y, sigmas: [1]}", ":11: weights.sigmas: only with repositories"},
         {"weights:\n  folder: x\n  get: y\n  repositories: [{repository: x/y, files: [a]}]\n  sigmas: [0.5, "
          "0.5]",

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "flux/memory_plan.h"
 #include "flux/pipeline_inside.h"
+#include "weights/parts.h"
 
 #include <ftw.h>
 #include <unistd.h>
@@ -150,6 +151,15 @@ static void forms_are_chosen_by_memory(void **state) {
     unsetenv("LIMN_MEMORY");
 }
 
+static void the_rule_of_choice(void **state) {
+    static const int64_t bytes[] = {800, 400, 100, 200};
+    assert_int_equal(part_choose(bytes, 4, 1000), 0);
+    assert_int_equal(part_choose(bytes, 4, 913), 1); // an eighth is left to the rest
+    assert_int_equal(part_choose(bytes, 4, 400), 2);
+    assert_int_equal(part_choose(bytes, 4, 0), 2); // none stays: the smallest
+    assert_int_equal(part_choose(bytes, 1, 0), 0);
+}
+
 static void sizes_are_read(void **state) {
     static const struct {
         const char *text;
@@ -190,6 +200,7 @@ int main(void) {
         cmocka_unit_test(too_little_memory_is_said_before_the_run),
         cmocka_unit_test(residence_follows_memory),
         cmocka_unit_test(forms_are_chosen_by_memory),
+        cmocka_unit_test(the_rule_of_choice),
         cmocka_unit_test(sizes_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, tear_down);
