@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "flux/convert_model.h"
 #include "limn/limn.h"
-#include "tensor/encode.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -53,12 +52,14 @@ static const char help[] =
     "DESCRIPTION\n"
     "  MODEL is a model folder in any form that limn opens. A FOLDER gets all parts in the layout of "
     "diffusers and\n"
-    "  everything else that the model needs. F32, F16 and BF16 are written as safetensors, the smaller types "
-    "as\n"
-    "  GGUF. The matrices of the blocks get the type; what everything passes through stays at 16 bits or "
-    "more, and\n"
-    "  the autoencoder stays as it is. A single FILE holds one part, GGUF with the names that ComfyUI,\n"
-    "  stable-diffusion.cpp and llama.cpp know.\n"
+    "  everything else that the model needs. F32, F16, BF16, F8_E4M3, F8_E5M2, NVFP4 and NF4 are written as\n"
+    "  safetensors, the other types as GGUF. The matrices of the blocks get the type; what everything "
+    "passes\n"
+    "  through stays at 16 bits or more, and the autoencoder stays as it is. A single FILE holds one part: "
+    "GGUF\n"
+    "  with the names that ComfyUI, stable-diffusion.cpp and llama.cpp know, fp8 and NVFP4 as ComfyUI has "
+    "them,\n"
+    "  else with the names of diffusers and Hugging Face.\n"
     "  Weights go through in pieces: little memory is taken, whatever the size. After Ctrl-C, a kill or a "
     "full disk\n"
     "  the same command goes on where it stopped. LoRAs are added in f32 and rounded once with the "
@@ -73,7 +74,13 @@ static const char help[] =
     "  -o, --output PATH         where to write; needed but for --fit\n"
     "      --fit                 make the forms that this machine's memory wants\n"
     "      --memory SIZE         --fit for that much, as \"24GB\" (default: what is available now)\n"
-    "  -t, --type NAME           F32, F16, BF16 (default), Q8_0, Q6_K, Q5_K, Q4_K, Q5_1, Q5_0, Q4_1, Q4_0\n"
+    "  -t, --type NAME           F32, F16, BF16 (default);\n"
+    "                            F8_E4M3, F8_E5M2, NVFP4, NF4: safetensors with scales beside the codes;\n"
+    "                            Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, IQ4_NL, IQ4_XS, Q3_K, Q2_K: "
+    "GGUF\n"
+    "      --row-scales          fp8 with a scale for each row of a matrix, which is a little finer, rather "
+    "than\n"
+    "                            one for each matrix\n"
     "      --text-type NAME      the same for the text encoder in a folder (default: --type)\n"
     "      --part NAME           of a file: transformer (default), text_encoder or vae\n"
     "      --lora FILE[:SCALE]   bake a LoRA into the transformer, beside those of the model; up to eight "
@@ -120,13 +127,11 @@ static bool show(void *context, const char *tensor, uint64_t done, uint64_t tota
 
 static bool read_type(const char *option, const char *text, enum dtype *type) {
     for (int t = DTYPE_NONE + 1; t < DTYPE_COUNT; t++)
-        if (strcasecmp(dtype_info((enum dtype)t)->name, text) == 0 && dtype_encodes((enum dtype)t)) {
+        if (strcasecmp(dtype_info((enum dtype)t)->name, text) == 0 && convert_model_has((enum dtype)t)) {
             *type = (enum dtype)t;
             return true;
         }
-    fprintf(stderr,
-            "limn: %s: \"%s\", expected F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_1, Q5_0, Q4_1 or Q4_0\n",
-            option, text);
+    fprintf(stderr, "limn: %s: \"%s\", expected " CONVERT_MODEL_TYPES "\n", option, text);
     return false;
 }
 
@@ -148,11 +153,20 @@ static bool read_lora(char *text, struct convert_options *options) {
     return option_lora("--lora", text, LIMN_LORA_SCALE_MOST, &options->loras[index], &options->scales[index]);
 }
 
-enum { OPTION_TEXT_TYPE = 256, OPTION_PART, OPTION_LORA, OPTION_THREADS, OPTION_FIT, OPTION_MEMORY };
+enum {
+    OPTION_TEXT_TYPE = 256,
+    OPTION_PART,
+    OPTION_LORA,
+    OPTION_THREADS,
+    OPTION_FIT,
+    OPTION_MEMORY,
+    OPTION_ROW_SCALES
+};
 
 static const struct option long_options[] = {
     {"output", required_argument, NULL, 'o'},
     {"type", required_argument, NULL, 't'},
+    {"row-scales", no_argument, NULL, OPTION_ROW_SCALES},
     {"text-type", required_argument, NULL, OPTION_TEXT_TYPE},
     {"part", required_argument, NULL, OPTION_PART},
     {"lora", required_argument, NULL, OPTION_LORA},
@@ -177,6 +191,9 @@ static int read_arguments(int count, char **arguments, struct convert_options *o
             break;
         case 't':
             good = read_type("--type", optarg, &convert->type);
+            break;
+        case OPTION_ROW_SCALES:
+            convert->row_scales = true;
             break;
         case OPTION_TEXT_TYPE:
             good = read_type("--text-type", optarg, &convert->text_type);

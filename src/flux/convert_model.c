@@ -7,7 +7,9 @@
 #include "flux/model.h"
 #include "flux/model_folder.h"
 #include "flux/transformer_parts.h"
+#include "tensor/block.h"
 #include "tensor/encode.h"
+#include "tensor/encode_scaled.h"
 #include "text/tokenizer_forms.h"
 #include "weights/parts.h"
 
@@ -56,15 +58,47 @@ static bool copy_file(const char *from, const char *to, size_t most, struct erro
     return good;
 }
 
-// The config.json that lies with a part, else the one made of what was read.
+static json_t *read_json(const char *path, struct error *error) {
+    char *text = NULL;
+    size_t size;
+    json_t *json =
+        file_read(path, JSON_MOST, &text, &size, error) ? json_parse(path, text, size, error) : NULL;
+    free(text);
+    return json;
+}
+
+// What diffusers and transformers must know of a part in NF4: that bitsandbytes reads it, and which linear layers it
+// leaves alone. plain: their names. NULL when memory is gone.
+static json_t *bitsandbytes_config(json_t *plain) {
+    return json_pack("{s:s, s:b, s:b, s:s, s:s, s:b, s:s, s:O}", "quant_method", "bitsandbytes",
+                     "load_in_4bit", 1, "load_in_8bit", 0, "bnb_4bit_quant_type", "nf4",
+                     "bnb_4bit_compute_dtype", "bfloat16", "bnb_4bit_use_double_quant", 0,
+                     "bnb_4bit_quant_storage", "uint8", "llm_int8_skip_modules", plain);
+}
+
+// The config.json that lies with a part, else the one made of what was read; with what it says of a quantisation changed to
+// what is true of the weights that [job] wrote.
 static bool write_config(const struct work *work, const char *path, const char *folder, json_t *made,
-                         struct error *error) {
+                         const struct convert_job *job, struct error *error) {
+    static const char key[] = "quantization_config";
     char *config = part_config(path), *to = path_join(folder, "config.json");
-    bool good = to || no_memory(work, error);
-    if (good && config)
+    json_t *json = config ? read_json(config, error) : json_incref(made);
+    const bool quantised = job->type == DTYPE_NF4;
+    bool good = to ? json != NULL : no_memory(work, error);
+    if (good && config && !quantised && !json_object_get(json, key)) {
         good = copy_file(config, to, JSON_MOST, error);
-    else if (good)
-        good = write_json(work, folder, "config.json", json_incref(made), error);
+    } else if (good) {
+        json_object_del(json, key);
+        json_t *plain = quantised ? convert_plain_modules(job, error) : NULL;
+        good = !quantised || plain;
+        // Where the output layer shares the embedding's weights, no tensor has its name.
+        if (plain && !job->lora_shape) json_array_append_new(plain, json_string("lm_head"));
+        if (good && quantised)
+            good = json_object_set_new(json, key, bitsandbytes_config(plain)) == 0 || no_memory(work, error);
+        good = good && write_json(work, folder, "config.json", json_incref(json), error);
+        json_decref(plain);
+    }
+    json_decref(json);
     json_decref(made);
     free(config);
     free(to);
@@ -112,12 +146,20 @@ static int file_type_of(enum dtype type) {
         return 8;
     case DTYPE_Q5_1:
         return 9;
+    case DTYPE_Q2_K:
+        return 10;
+    case DTYPE_Q3_K:
+        return 11;
     case DTYPE_Q4_K:
         return 14;
     case DTYPE_Q5_K:
         return 16;
     case DTYPE_Q6_K:
         return 18;
+    case DTYPE_IQ4_NL:
+        return 25;
+    case DTYPE_IQ4_XS:
+        return 30;
     default:
         return 32; // BF16
     }
@@ -171,6 +213,8 @@ static bool convert_transformer(struct work *work, const char *folder, const cha
     struct checkpoint *from = path ? layout_open(path, PART_TRANSFORMER, NULL, error) : NULL;
     struct transformer_shape shape;
     struct loras loras = {.count = 0};
+    // A file by itself is for the programs that invented its type: fp8 and NVFP4 are ComfyUI's.
+    const bool bfl = gguf || (!folder && encode_has_scales(convert->type) && convert->type != DTYPE_NF4);
     bool good = from && shape_of(work, &shape, error);
     const struct planned_metadata metadata[] = {
         {"general.architecture", METADATA_TEXT, .text = "flux"},
@@ -189,9 +233,10 @@ static bool convert_transformer(struct work *work, const char *folder, const cha
                                               .guidance = shape.guidance};
         good = open_loras(work, &loras, &lora_shape, error);
         const struct convert_job job = {.from = from,
-                                        .names = gguf ? NAMES_BFL : NAMES_KEEP,
+                                        .names = bfl ? NAMES_BFL : NAMES_KEEP,
                                         .format = gguf ? WEIGHTS_GGUF : WEIGHTS_SAFETENSORS,
                                         .type = convert->type,
+                                        .row_scales = convert->row_scales,
                                         .loras = loras.list,
                                         .lora_count = loras.count,
                                         .lora_shape = &lora_shape,
@@ -201,7 +246,8 @@ static bool convert_transformer(struct work *work, const char *folder, const cha
                                         .progress = convert->progress,
                                         .context = convert->context};
         good = good && convert_weights(&job, file, error);
-        if (good && folder) good = write_config(work, path, folder, config_of_transformer(&shape), error);
+        if (good && folder)
+            good = write_config(work, path, folder, config_of_transformer(&shape), &job, error);
     }
     loras_close(&loras);
     checkpoint_close(from);
@@ -325,6 +371,7 @@ static bool convert_text_encoder(struct work *work, const char *folder, const ch
                                         .prefix = *prefix ? NULL : "model.",
                                         .format = gguf ? WEIGHTS_GGUF : WEIGHTS_SAFETENSORS,
                                         .type = type,
+                                        .row_scales = convert->row_scales,
                                         .from_pairs = layout.rope_interleaved,
                                         .to_pairs = gguf && config.kind == LANGUAGE_MODEL_MISTRAL,
                                         .head_dim = config.head_dim,
@@ -335,7 +382,8 @@ static bool convert_text_encoder(struct work *work, const char *folder, const ch
                                         .context = convert->context};
         good = convert_weights(&job, file, error);
         work->text_kind = config.kind;
-        if (good && folder) good = write_config(work, path, folder, config_of_text_encoder(&config), error);
+        if (good && folder)
+            good = write_config(work, path, folder, config_of_text_encoder(&config), &job, error);
     }
     tokenizer_words_free(&metadata.words);
     checkpoint_close(from);
@@ -364,10 +412,15 @@ static bool autoencoder_config(const char *path, const struct checkpoint *from,
 static bool convert_autoencoder(struct work *work, const char *folder, const char *file, bool gguf,
                                 struct error *error) {
     const struct convert_model *convert = work->convert;
+    const bool plain =
+        convert->type == DTYPE_F32 || convert->type == DTYPE_F16 || convert->type == DTYPE_BF16;
     struct autoencoder_config config;
     if (gguf)
         return error_set(error, ERROR_UNSUPPORTED,
                          "%s: an autoencoder has no GGUF form, expected .safetensors", file);
+    if (!folder && !plain)
+        return error_set_field(error, ERROR_INPUT, "type",
+                               "an autoencoder is not quantised, expected F32, F16 or BF16");
     char *path = part_find(model_folder_part(&work->folder, PART_AUTOENCODER), PART_AUTOENCODER, error);
     struct checkpoint *from = path ? layout_open(path, PART_AUTOENCODER, NULL, error) : NULL;
     bool good = from && autoencoder_config(path, from, &config, error);
@@ -376,7 +429,7 @@ static bool convert_autoencoder(struct work *work, const char *folder, const cha
         const struct convert_job job = {.from = from,
                                         .names = NAMES_KEEP,
                                         .format = WEIGHTS_SAFETENSORS,
-                                        .type = convert->type,
+                                        .type = plain ? convert->type : DTYPE_BF16,
                                         .keep_plain = folder != NULL,
                                         .metadata = format,
                                         .metadata_count = 1,
@@ -384,7 +437,8 @@ static bool convert_autoencoder(struct work *work, const char *folder, const cha
                                         .progress = convert->progress,
                                         .context = convert->context};
         good = convert_weights(&job, file, error);
-        if (good && folder) good = write_config(work, path, folder, config_of_autoencoder(&config), error);
+        if (good && folder)
+            good = write_config(work, path, folder, config_of_autoencoder(&config), &job, error);
     }
     checkpoint_close(from);
     free(path);
@@ -421,7 +475,7 @@ static bool convert_part(struct work *work, enum model_part part, struct error *
     const struct convert_model *convert = work->convert;
     const enum dtype type =
         part == PART_TEXT_ENCODER && convert->text_type ? convert->text_type : convert->type;
-    const bool gguf = dtype_info(type)->block_values > 1 && part != PART_AUTOENCODER;
+    const bool gguf = block_has(type) && part != PART_AUTOENCODER;
     char *folder = folder_in(work, part_key(part), error), name[64], *file = NULL, *other = NULL;
     bool good = folder != NULL;
     for (int i = 0; i < 2 && good; i++) {
@@ -495,17 +549,39 @@ static bool convert_folder(struct work *work, struct error *error) {
     return convert_tokenizer(work, error) && write_settings(work, error) && write_index(work, error);
 }
 
+bool convert_model_has(enum dtype type) {
+    return dtype_encodes(type) || encode_has_scales(type);
+}
+
+static bool is_fp8(enum dtype type) {
+    return type == DTYPE_F8_E4M3 || type == DTYPE_F8_E5M2;
+}
+
+static bool check_type(enum dtype type, const char *field, struct error *error) {
+    return convert_model_has(type) ||
+           error_set_field(error, ERROR_INPUT, field, "%s cannot be written, expected " CONVERT_MODEL_TYPES,
+                           dtype_info(type)->name);
+}
+
 static bool check(const struct convert_model *convert, bool gguf, bool file, struct error *error) {
-    if (convert->type == DTYPE_NONE || !dtype_encodes(convert->type) || convert->type == DTYPE_F8_E4M3)
-        return error_set_field(error, ERROR_INPUT, "type",
-                               "%s cannot be written, expected F32, F16, BF16, Q8_0, "
-                               "Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1 or Q4_0",
-                               dtype_info(convert->type)->name);
-    if (file && !gguf && dtype_info(convert->type)->block_values > 1)
-        return error_set_field(error, ERROR_INPUT, "type",
-                               "safetensors files have no type %s, expected F32, F16 or "
-                               "BF16, or a target that ends in .gguf",
-                               dtype_info(convert->type)->name);
+    const enum dtype type = convert->type;
+    if (!check_type(type, "type", error) ||
+        (convert->text_type && !check_type(convert->text_type, "text_type", error)))
+        return false;
+    if (file && !gguf && block_has(type))
+        return error_set_field(
+            error, ERROR_INPUT, "type",
+            "safetensors files have no type %s, expected F32, F16, BF16, F8_E4M3, F8_E5M2, NVFP4 or "
+            "NF4, or a target that ends in .gguf",
+            dtype_info(type)->name);
+    if (gguf && encode_has_scales(type))
+        return error_set_field(
+            error, ERROR_INPUT, "type",
+            "GGUF files have no type %s, expected another, or a target that ends in .safetensors",
+            dtype_info(type)->name);
+    if (convert->row_scales && !is_fp8(type) && !is_fp8(convert->text_type))
+        return error_set_field(error, ERROR_INPUT, "row_scales",
+                               "scales of rows are for F8_E4M3 and F8_E5M2, not %s", dtype_info(type)->name);
     if (convert->lora_count > 0 && file && convert->part != PART_TRANSFORMER)
         return error_set_field(error, ERROR_INPUT, "lora", "a LoRA changes the transformer, not the %s",
                                model_part_name(convert->part));

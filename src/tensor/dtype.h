@@ -77,8 +77,9 @@ float f16_to_f32(uint16_t bits);  // IEEE half, exact
 uint16_t f32_to_f16(float value); // rounded to nearest even, overflow to infinity
 
 float f8_e4m3_to_f32(uint8_t bits); // exact
-uint8_t
-f32_to_f8_e4m3(float value); // rounded to nearest even, saturating: what is larger becomes 448; NaN stays NaN
+// Rounded to nearest even, saturating: what is larger becomes 448 and 57344; NaN stays NaN.
+uint8_t f32_to_f8_e4m3(float value);
+uint8_t f32_to_f8_e5m2(float value);
 
 // Decodes [count] values of [type] (F32, F16, BF16, F64, the fp8 types and GGUF's block types; a multiple of the block)
 // into f32. Returns false for a type that holds no real numbers (the integers) or whose scales lie elsewhere (NVFP4, NF4:

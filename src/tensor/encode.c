@@ -1,5 +1,7 @@
-// Encoders of plain types and of the blocks of 32 values. Relies on encode.h.
+// Encoders of plain types and of the evenly spaced blocks of 32 values. Relies on encode.h, block.h.
 #include "tensor/encode.h"
+
+#include "tensor/block.h"
 
 #include <math.h>
 #include <string.h>
@@ -22,6 +24,25 @@ uint8_t f32_to_f8_e4m3(float value) {
     }
     const uint32_t rounded = size + 0x7ffffu + (size >> 20 & 1);
     return (uint8_t)(sign | (rounded - 0x3c000000u) >> 20);
+}
+
+// The upper byte of a half, rounded once.
+uint8_t f32_to_f8_e5m2(float value) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {value};
+    const uint8_t sign = (uint8_t)(v.u >> 24 & 0x80);
+    const uint32_t size = v.u & 0x7fffffffu;
+    if (size > 0x7f800000u) return sign | 0x7f;
+    if (size >= 0x47700000u) return sign | 0x7b; // 61440, the middle between 57344 and the next, and more
+    if (size < 0x38800000u) {                    // below 2^-14: a multiple of 2^-16
+        v.u = size;
+        v.f += 0x1p7f; // whose last place is 2^-16
+        return (uint8_t)(sign | (v.u & 0x7));
+    }
+    const uint32_t rounded = size + 0xfffffu + (size >> 21 & 1);
+    return (uint8_t)(sign | (rounded - 0x38000000u) >> 21);
 }
 
 // --------------------------------------------------------------------------------------------- blocks of 32 values
@@ -115,12 +136,20 @@ static bool encode_block(enum dtype type, const float *x, uint8_t *block) {
         return encode_affine(x, 4, block);
     case DTYPE_Q5_1:
         return encode_affine(x, 5, block);
+    case DTYPE_Q2_K:
+        return encode_q2_k(x, block);
+    case DTYPE_Q3_K:
+        return encode_q3_k(x, block);
     case DTYPE_Q4_K:
         return encode_q4_k(x, block);
     case DTYPE_Q5_K:
         return encode_q5_k(x, block);
     case DTYPE_Q6_K:
         return encode_q6_k(x, block);
+    case DTYPE_IQ4_NL:
+        return encode_iq4_nl(x, block);
+    case DTYPE_IQ4_XS:
+        return encode_iq4_xs(x, block);
     default:
         return false;
     }
@@ -133,23 +162,8 @@ static bool are_finite(const float *x, int count) {
 }
 
 bool dtype_encodes(enum dtype type) {
-    switch (type) {
-    case DTYPE_F32:
-    case DTYPE_F16:
-    case DTYPE_BF16:
-    case DTYPE_F8_E4M3:
-    case DTYPE_Q8_0:
-    case DTYPE_Q4_0:
-    case DTYPE_Q4_1:
-    case DTYPE_Q5_0:
-    case DTYPE_Q5_1:
-    case DTYPE_Q4_K:
-    case DTYPE_Q5_K:
-    case DTYPE_Q6_K:
-        return true;
-    default:
-        return false;
-    }
+    return type == DTYPE_F32 || type == DTYPE_F16 || type == DTYPE_BF16 || type == DTYPE_F8_E4M3 ||
+           type == DTYPE_F8_E5M2 || block_has(type);
 }
 
 bool dtype_encode(enum dtype type, const float *from, void *to, int64_t count) {
@@ -163,6 +177,7 @@ bool dtype_encode(enum dtype type, const float *from, void *to, int64_t count) {
             memcpy(bytes + 2 * i, &bits, sizeof bits);
         }
     for (int64_t i = 0; i < count && type == DTYPE_F8_E4M3; i++) bytes[i] = f32_to_f8_e4m3(from[i]);
+    for (int64_t i = 0; i < count && type == DTYPE_F8_E5M2; i++) bytes[i] = f32_to_f8_e5m2(from[i]);
     for (int64_t at = 0; at < count && info->block_values > 1; at += info->block_values) {
         if (!are_finite(from + at, info->block_values) || !encode_block(type, from + at, bytes)) return false;
         bytes += info->block_bytes;

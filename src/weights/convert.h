@@ -9,7 +9,8 @@
 //     NAMES_LLAMA  a text encoder as llama.cpp has it
 //
 // Values are brought to f32 with all their scales, LoRAs are added there, and the result is rounded once. A tensor that keeps
-// its type and has no scales and no LoRA is copied byte for byte.
+// its type and has no scales and no LoRA is copied byte for byte. Types whose scales lie beside the codes (convert_scaled.h) become
+// several tensors; where one scale is for a whole matrix the matrix is read twice.
 #ifndef LIMN_WEIGHTS_CONVERT_H
 #define LIMN_WEIGHTS_CONVERT_H
 
@@ -17,6 +18,8 @@
 #include "weights/checkpoint.h"
 #include "weights/lora.h"
 #include "weights/weights_writer.h"
+
+#include <jansson.h> // defines: json_t
 
 enum convert_names { NAMES_KEEP, NAMES_BFL, NAMES_LLAMA };
 
@@ -37,7 +40,10 @@ struct convert_job {
     // Of the large matrices. Where a row is no whole number of its blocks the next finer type that fits is taken: Q8_0, then
     // BF16. Norms and other vectors are F32 in GGUF. Embedders, modulations, the last layer and convolutions, through which
     // everything passes, are never coarser than BF16; the token embedding of a text encoder is never coarser than Q8_0.
+    // F8_E4M3, F8_E5M2, NVFP4 and NF4, in safetensors only, are of nothing but those matrices: what is no whole number of their
+    // blocks, the token embedding and lm_head are BF16 or what they were (F32, F16).
     enum dtype type;
+    bool row_scales; // of fp8: one for each row rather than one for a matrix
     bool keep_plain; // F32, F16 and BF16 tensors keep their type
     // Of a text encoder: whether rows of q and k lie in pairs for interleaved rotation (2i, 2i + 1) in the source, and shall in
     // the output; and the rows of a head.
@@ -56,6 +62,10 @@ struct convert_job {
 // Converts [job] into [path], see weights_writer.h for what is there until it is done; nothing is done where [path] is its finished
 // file already, and a file that is anything else is an error and stays. Errors name the tensor and the file.
 bool convert_weights(const struct convert_job *job, const char *path, struct error *error);
+
+// The names, without ".weight", of the matrices of linear layers that do not get a type with scales: what a configuration of
+// bitsandbytes must list. NULL with an error.
+json_t *convert_plain_modules(const struct convert_job *job, struct error *error);
 
 // Bytes that [path] will have; 0 with an error.
 uint64_t convert_bytes(const struct convert_job *job, struct error *error);

@@ -82,6 +82,12 @@ static bool no_memory(struct error *error) {
     return error_set(error, ERROR_MEMORY, "not enough memory for the header of a file of weights");
 }
 
+size_t planned_tensor_bytes(const struct planned_tensor *tensor) {
+    int64_t values = 1;
+    for (int i = 0; i < tensor->rank; i++) values *= tensor->shape[i];
+    return dtype_bytes(tensor->type, values);
+}
+
 // Bytes of a tensor, with its type and shape checked against the format.
 static bool tensor_bytes_of(const struct weights_plan *plan, const struct planned_tensor *tensor,
                             uint64_t *bytes, struct error *error) {

@@ -28,6 +28,9 @@ struct planned_tensor {
     int64_t shape[TENSOR_RANK_MOST]; // slowest first, also for GGUF, which writes them fastest first
 };
 
+// Bytes of its values, for a type and a shape that the writer takes.
+size_t planned_tensor_bytes(const struct planned_tensor *tensor);
+
 enum metadata_kind {
     METADATA_TEXT,
     METADATA_U32, // GGUF only, as the others below

@@ -21,6 +21,12 @@ def put(target, name, data):
     (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def put_once(target, name, data):
+    """A copy of something else that changes: as it was the first time, which is as good a seed."""
+    if not (CORPUS / target / name).exists():
+        put(target, name, data)
+
+
 def safetensors(header, data=b"", length=None):
     text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
     text = text.encode()
@@ -507,8 +513,8 @@ def make_yaml():
     put("yaml", "controls", '1\nmedia: {folder: "\\x01\\u0085\\u2028\\ufeff"}\n')
     put("yaml", "unknown", "1\nserver: {prot: 1}\n")
     for card in ("flux.2-dev-turbo", "pictogram"):
-        put("yaml", card, "2" + (catalog / f"{card}.yaml").read_text())
-    put("yaml", "parameters", "3" + "".join((catalog / "parameters.yaml").read_text().partition("- name: lora")[0]))
+        put_once("yaml", card, "2" + (catalog / f"{card}.yaml").read_text())
+    put_once("yaml", "parameters", "3" + "".join((catalog / "parameters.yaml").read_text().partition("- name: lora")[0]))
 
 
 def make_size():
@@ -526,6 +532,20 @@ def make_encode():
             pixels = bytes(x * 7 % 256 for x in range(width * height * (4 if fields & 8 else 3)))
             texts = b"".join(bytes([n]) + b"AI generated; seed 1 " * n for n in (1, 2, 30))
             put("encode", f"{name}-{fields}", bytes([number, 81, width - 1, height - 1, fields]) + pixels + texts)
+
+
+def make_stored():
+    """Kind, rows, steps a row, alignment, the way a tensor is wrong, and which; then data."""
+    for kind in range(26):
+        for number, data in enumerate((bytes(range(1, 256, 2)), b"\x66\x2e\x01\x9a\x7f\x40\x3f", bytes([0xff, 0x7f, 0, 0x80, 0, 0, 1]))):
+            put("stored", f"kind-{kind}-{number}", bytes([kind, (2, 130, 16)[number], 3 + number, kind % 4, 0, 1]) + data)
+    for kind in (17, 19, 21, 23, 24, 25):
+        for way in range(1, 5):
+            put("stored", f"wrong-{kind}-{way}", bytes([kind, 3, 2, 0, way, way % 4 + (kind > 22)]) + b"\0\0\x80\x3f")
+    for number, text in enumerate(('{"quant_type":"nf4","blocksize":64,"shape":[4,64]}', '{"quant_type":"nf4","blocksize":32,"shape":[256]}',
+                                   '{"quant_type":"nf4","blocksize":64,"shape":[2,2,64],"nested_blocksize":3,"nested_offset":1e30}',
+                                   '{"quant_type":"nf4","blocksize":3,"shape":[1,256]}', '{')):
+        put("stored", f"state-{number}", bytes([25 if "nested" in text else 24, 3, 0, 0, 5, 7]) + text.encode() + b"\0\0\0\x80\x3f")
 
 
 def make_mask():
@@ -555,6 +575,7 @@ def main():
     make_tokenizer()
     make_image()
     make_encode()
+    make_stored()
     make_mask()
 
 

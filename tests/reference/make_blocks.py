@@ -3,14 +3,17 @@ with the bytes that gguf-py encodes them to: tests/fixtures/blocks.safetensors.
 
     python make_blocks.py OUT_DIR
 
-Needs gguf (0.19), numpy, and PyTorch for the fp8 types. NVFP4 and NF4 are computed here with whole-array operations from
-their definitions: block scales are swizzled by reshaping, not by the formula of an index.
+Needs gguf (0.19), numpy, PyTorch for the fp8 types, and, for the bytes that they encode to, bitsandbytes (0.50, NF4) and
+comfy-kitchen (0.2.40, what ComfyUI writes NVFP4 with). The blocks that NVFP4 and NF4 are decoded from are computed here with whole-array
+operations from their definitions: block scales are swizzled by reshaping, not by the formula of an index.
 """
 import json
 import pathlib
 import struct
 import sys
 
+import bitsandbytes.functional
+import comfy_kitchen
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Q, quants
@@ -93,6 +96,24 @@ def encoded(random, name):
     return values, quants.quantize(values, Q[name])
 
 
+def encoded_nf4(random):
+    """Rows of ordinary values, and the edges: zeros, one value only, values that lie between two codes."""
+    values = (random.standard_normal((12, 128)) * np.float32(10) ** random.integers(-4, 3, (12, 1))).astype(np.float32)
+    values[8], values[9] = 0.125, np.eye(128)[5] * -3
+    values[10], values[11] = np.linspace(-1, 1, 128), 1e-30 * values[0]
+    packed, state = bitsandbytes.functional.quantize_4bit(torch.from_numpy(values), blocksize=64, quant_type="nf4")
+    return {"NF4.source": values, "NF4.source.packed": packed.reshape(12, 64).numpy(), "NF4.source.absmax": state.absmax.numpy()}
+
+
+def encoded_nvfp4(random):
+    """Values, and what comfy-kitchen's encoding decodes to, with the largest value over 448 * 6 for the whole."""
+    values = (random.standard_normal((24, 64)) * 0.02 * (1 + np.arange(24)[:, None] % 5)).astype(np.float32)
+    whole = torch.tensor(np.abs(values).max() / (448 * 6), dtype=torch.float32)
+    codes, scales = comfy_kitchen.quantize_nvfp4(torch.from_numpy(values), whole, pad_16x=True)
+    decoded = comfy_kitchen.dequantize_nvfp4(codes, whole, scales, torch.float32)
+    return {"NVFP4.source": values, "NVFP4.source.reference": decoded[:24, :64].numpy()}
+
+
 def main():
     random = np.random.default_rng(20261125)
     tensors = {}
@@ -109,6 +130,11 @@ def main():
     rounding[:8] = [0, -0.0, 448, 463.9, -463.9, 2.0 ** -10, 3 * 2.0 ** -10, 2.0 ** -11]
     tensors["F8_E4M3.source"] = rounding
     tensors["F8_E4M3.encoded"] = torch.from_numpy(rounding).clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    largest = np.concatenate([rounding, np.array([57344, 61439, -61441, 2.0 ** -17, 3 * 2.0 ** -17], np.float32)])
+    tensors["F8_E5M2.source"] = largest
+    tensors["F8_E5M2.encoded"] = torch.from_numpy(largest).clamp(-57344, 57344).to(torch.float8_e5m2).view(torch.uint8).numpy()
+    tensors.update(encoded_nf4(random))
+    tensors.update(encoded_nvfp4(random))
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     save(pathlib.Path(sys.argv[1]) / "blocks.safetensors", tensors)
 

@@ -1,9 +1,12 @@
-"""What `limn convert` writes, read by the tools that others read it with: the reference GGUF package and diffusers."""
+"""What `limn convert` writes, read by the tools that others read it with: the reference GGUF package, diffusers, bitsandbytes,
+and comfy-kitchen, which ComfyUI decodes with."""
 
 import os
 import pathlib
 import subprocess
 
+import bitsandbytes.functional
+import comfy_kitchen
 import gguf
 import numpy as np
 import pytest
@@ -59,7 +62,8 @@ def bfl(state):
     return out
 
 
-@pytest.mark.parametrize("name, bits", [("F32", 0), ("BF16", 0), ("Q8_0", 8), ("Q6_K", 6), ("Q5_K", 5), ("Q4_K", 4), ("Q4_0", 4)])
+@pytest.mark.parametrize("name, bits", [("F32", 0), ("BF16", 0), ("Q8_0", 8), ("Q6_K", 6), ("Q5_K", 5), ("Q4_K", 4), ("Q4_0", 4),
+                                        ("IQ4_NL", 4), ("IQ4_XS", 4), ("Q3_K", 3), ("Q2_K", 2)])
 def test_transformer_as_gguf(tmp_path, name, bits):
     convert(PICTOGRAM, "-o", tmp_path / "t.gguf", "--type", name)
     reader = gguf.GGUFReader(tmp_path / "t.gguf")
@@ -122,3 +126,85 @@ def test_a_folder_is_one_of_diffusers(tmp_path):
         assert torch.allclose(a.float(), b.float(), atol=0.01 * float(b.abs().max()) + 1e-12), name
     AutoencoderKLFlux2.from_pretrained(tmp_path / "back/vae")
     assert AutoTokenizer.from_pretrained(tmp_path / "back/tokenizer")("a red star").input_ids
+
+
+def scaled(folder, ending):
+    """The matrices that have scales, by the names of diffusers: (name, the part's tensors, the source's values)."""
+    state = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    source = load_file(PICTOGRAM / "transformer/diffusion_pytorch_model.safetensors")
+    names = [name[:-len(ending)] for name in state if name.endswith(ending)]
+    assert len(names) == 20
+    return [(name, state, source[name + ".weight"].float()) for name in names]
+
+
+def error(got, want):
+    return float((got - want).pow(2).sum().sqrt() / want.pow(2).sum().sqrt())
+
+
+def test_nf4_is_that_of_bitsandbytes(tmp_path):
+    convert(PICTOGRAM, "-o", tmp_path / "m", "--type", "NF4")
+    for name, state, want in scaled(tmp_path / "m", ".weight.absmax"):
+        own = {key[len(name) + 8:]: value for key, value in state.items() if key.startswith(name + ".weight.")}
+        told = bitsandbytes.functional.QuantState.from_dict(own, device=torch.device("cpu"))
+        packed, quantised = bitsandbytes.functional.quantize_4bit(want, blocksize=64, quant_type="nf4")
+        assert torch.equal(packed.reshape(-1), state[name + ".weight"].reshape(-1))
+        assert torch.equal(told.absmax, quantised.absmax) and torch.equal(told.code, quantised.code)
+        assert told.shape == want.shape and told.dtype == torch.bfloat16 and told.blocksize == 64
+
+
+def test_nf4_opens_in_diffusers_and_transformers(tmp_path, monkeypatch):
+    from bitsandbytes.nn import Linear4bit
+    from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer
+    convert(PICTOGRAM, "-o", tmp_path / "m", "--type", "NF4")
+    # diffusers asks for a GPU before it reads anything.
+    monkeypatch.setattr(BnB4BitDiffusersQuantizer, "validate_environment", lambda *a, **k: None)
+    monkeypatch.setattr(BnB4BitDiffusersQuantizer, "update_device_map", lambda self, map: {"": "cpu"})
+    model = Flux2Transformer2DModel.from_pretrained(tmp_path / "m/transformer", torch_dtype=torch.bfloat16)
+    original = load_file(PICTOGRAM / "transformer/diffusion_pytorch_model.safetensors")
+    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {name for name, kind in kinds.items() if kind is Linear4bit} == {name for name in kinds if "blocks." in name}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            got = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            assert error(got.float(), original[name + ".weight"].float()) < 0.11
+    text = MistralForCausalLM.from_pretrained(tmp_path / "m/text_encoder", torch_dtype=torch.bfloat16)
+    assert isinstance(text.model.layers[0].mlp.up_proj, Linear4bit) and not isinstance(text.lm_head, Linear4bit)
+    assert torch.isfinite(text(torch.tensor([[1, 5, 7]])).logits).all()
+
+
+def test_nvfp4_is_closer_than_comfy_kitchen(tmp_path):
+    convert(PICTOGRAM, "-o", tmp_path / "m", "--type", "NVFP4")
+    for name, state, want in scaled(tmp_path / "m", ".weight_scale_2"):
+        assert bytes(state[name + ".comfy_quant"].numpy()).strip() == b'{"format": "nvfp4"}'
+        got = comfy_kitchen.dequantize_nvfp4(state[name + ".weight"], state[name + ".weight_scale_2"], state[name + ".weight_scale"],
+                                             torch.float32)
+        whole = want.abs().max() / (448 * 6)
+        codes, scales = comfy_kitchen.quantize_nvfp4(want, whole)
+        assert scales.shape == state[name + ".weight_scale"].shape
+        theirs = comfy_kitchen.dequantize_nvfp4(codes, whole, scales, torch.float32)
+        assert error(got, want) < 0.9 * error(theirs, want)
+
+
+@pytest.mark.parametrize("words, largest, bound", [(["F8_E4M3"], 448, 0.028), (["F8_E4M3", "--row-scales"], 448, 0.028), (["F8_E5M2"], 57344, 0.055)])
+def test_scaled_fp8(tmp_path, words, largest, bound):
+    convert(PICTOGRAM, "-o", tmp_path / "m", "--type", *words)
+    for name, state, want in scaled(tmp_path / "m", ".weight_scale"):
+        scale = state[name + ".weight_scale"]
+        assert scale.shape == ((want.shape[0], 1) if len(words) > 1 else ())
+        most = want.abs().amax(dim=1, keepdim=True) if len(words) > 1 else want.abs().max()
+        assert torch.all(scale >= most / largest) and torch.all(scale <= most / largest * (1 + 2 ** -14))
+        assert error(state[name + ".weight"].float() * scale, want) < bound
+
+
+def test_a_file_of_nvfp4_has_the_names_of_bfl(tmp_path):
+    convert(PICTOGRAM, "-o", tmp_path / "t.safetensors", "--type", "NVFP4")
+    state, expected = load_file(tmp_path / "t.safetensors"), bfl(transformer())
+    beside = (".weight_scale", ".weight_scale_2", ".comfy_quant")
+    assert {name for name in state if not name.endswith(beside)} == set(expected)
+    for name, want in expected.items():
+        scale = name[:-len(".weight")] + ".weight_scale"
+        if scale not in state:
+            assert np.array_equal(state[name].float().numpy(), want), name
+            continue
+        got = comfy_kitchen.dequantize_nvfp4(state[name], state[scale + "_2"], state[scale], torch.float32)
+        assert error(got, torch.from_numpy(want)) < 0.1

@@ -1,7 +1,6 @@
-// Stored weight types: decoders and encoders against the reference implementations (tests/fixtures/blocks.safetensors),
+// Stored weight types: decoders against the reference implementations (tests/fixtures/blocks.safetensors),
 // and every instruction set's decoders against the plain ones, to the bit, in memory of exactly the rows' size.
 #include "tensor/cpu/gemm.h"
-#include "tensor/encode.h"
 
 #include "fixture.h"
 #include "stored_helper.h"
@@ -130,148 +129,6 @@ static void scales_beside_the_codes_are_found(void **state) {
     checkpoint_close(fixture);
 }
 
-// ------------------------------------------------------------------------------------------------------------- encoders
-
-static void encoders_give_the_bytes_of_the_reference(void **state) {
-    struct checkpoint *fixture = fixture_open("blocks.safetensors");
-    const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1, DTYPE_F8_E4M3};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        const char *name = dtype_info(types[i])->name;
-        const struct tensor source = fixture_tensor(fixture, DTYPE_F32, "%s.source", name);
-        const struct tensor wanted = fixture_tensor(fixture, DTYPE_U8, "%s.encoded", name);
-        const int64_t count = tensor_values(&source);
-        float *values = fixture_values(source);
-        uint8_t *got = malloc(dtype_bytes(types[i], count));
-        assert_true(dtype_encodes(types[i]) && dtype_encode(types[i], values, got, count));
-        assert_int_equal(dtype_bytes(types[i], count), wanted.bytes);
-        for (size_t at = 0; at < wanted.bytes; at++)
-            if (got[at] != ((const uint8_t *)wanted.data)[at])
-                fail_msg("%s, byte %zu: got %d, expected %d", name, at, got[at],
-                         ((const uint8_t *)wanted.data)[at]);
-        free(values);
-        free(got);
-    }
-    checkpoint_close(fixture);
-}
-
-static void small_floats_come_back(void **state) {
-    for (int code = 0; code < 256; code++) {
-        const float value = f8_e4m3_to_f32((uint8_t)code);
-        if (!isnan(value)) assert_int_equal(f32_to_f8_e4m3(value), code);
-        if ((code & 0x7f) >= 0x7e) continue;
-        const float next = f8_e4m3_to_f32((uint8_t)(code + 1)), middle = (value + next) / 2; // exact
-        const int even = code & 1 ? code + 1 : code;
-        assert_int_equal(f32_to_f8_e4m3(middle), even);
-        assert_int_equal(f32_to_f8_e4m3(nextafterf(middle, value)), code);
-        assert_int_equal(f32_to_f8_e4m3(nextafterf(middle, next)), code + 1);
-    }
-    assert_int_equal(f32_to_f8_e4m3(1e30f), 0x7e);
-    assert_int_equal(f32_to_f8_e4m3(-INFINITY), 0xfe);
-    assert_int_equal(f32_to_f8_e4m3(NAN) & 0x7f, 0x7f);
-}
-
-// Root mean square of the error after encoding and decoding, a share of that of the values.
-static double error_of(enum dtype type, const float *values, int64_t count) {
-    uint8_t *stored = malloc(dtype_bytes(type, count));
-    float *decoded = malloc((size_t)count * sizeof *decoded);
-    assert_true(dtype_encode(type, values, stored, count));
-    assert_true(dtype_decode(type, stored, decoded, count));
-    const double error = relative_error(decoded, values, count);
-    free(stored);
-    free(decoded);
-    return error;
-}
-
-// What codes from the extremes of groups give, with scales of f32: the least that a search should reach.
-static double extremes_error(const float *values, int64_t count, int group, int top, bool centred) {
-    double errors = 0, sizes = 0;
-    for (int64_t at = 0; at < count; at += group) {
-        float least = centred ? 0 : INFINITY, most = -INFINITY;
-        for (int i = 0; i < group; i++) {
-            least = fminf(least, values[at + i]);
-            most = fmaxf(most, centred ? fabsf(values[at + i]) : values[at + i]);
-        }
-        const double scale = centred ? most / (top / 2) : (most - least) / top, from = centred ? 0 : least;
-        for (int i = 0; i < group; i++) {
-            const double code = scale > 0 ? round((values[at + i] - from) / scale) : 0;
-            const double error = code * scale + from - values[at + i];
-            errors += error * error;
-            sizes += (double)values[at + i] * values[at + i];
-        }
-    }
-    return sqrt(errors / sizes);
-}
-
-static void searched_blocks_are_closer_than_extremes(void **state) {
-    enum { COUNT = 64 * 256 };
-    float *values = malloc(COUNT * sizeof *values);
-    struct random random = {3};
-    for (int i = 0; i < COUNT; i++) { // about normal, a few outliers, sizes that change from block to block
-        values[i] = 0;
-        for (int j = 0; j < 6; j++) values[i] += 0.02f * random_uniform(&random);
-        values[i] *= (i % 97 == 0 ? 4.0f : 1.0f) * (1.0f + (float)(i / 256 % 5));
-    }
-    const double q4 = error_of(DTYPE_Q4_K, values, COUNT), q5 = error_of(DTYPE_Q5_K, values, COUNT);
-    const double q6 = error_of(DTYPE_Q6_K, values, COUNT);
-    assert_true(q4 < 0.95 * extremes_error(values, COUNT, 32, 15, false));
-    assert_true(q5 < extremes_error(values, COUNT, 32, 31, false));
-    assert_true(q6 < extremes_error(values, COUNT, 16, 63, true));
-    assert_true(q4 < error_of(DTYPE_Q4_0, values, COUNT) && q4 < error_of(DTYPE_Q4_1, values, COUNT));
-    assert_true(q5 < error_of(DTYPE_Q5_0, values, COUNT) && q5 < q4 && q6 < q5);
-    assert_true(error_of(DTYPE_Q8_0, values, COUNT) < q6);
-    free(values);
-}
-
-// Blocks that a search could stumble over: constants, zeros, ramps, tiny and large values.
-static void odd_blocks_are_encoded(void **state) {
-    const enum dtype types[] = {DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
-    const double tolerances[] = {0.07, 0.035, 0.02};
-    float values[256];
-    for (int i = 0; i < 3; i++)
-        for (int kind = 0; kind < 8; kind++) {
-            struct random random = {(uint64_t)kind};
-            for (int j = 0; j < 256; j++) {
-                const float uniform = random_uniform(&random);
-                const float kinds[8] = {0,
-                                        2.5f,
-                                        -0.37f,
-                                        (float)j,
-                                        (float)-j,
-                                        1e-4f * uniform,
-                                        1e4f * uniform,
-                                        j == 77 ? -3.0f : 0.0f};
-                values[j] = kinds[kind];
-            }
-            const double error = error_of(types[i], values, 256);
-            if (error > tolerances[i]) fail_msg("%s, kind %d: %g", dtype_info(types[i])->name, kind, error);
-        }
-}
-
-static void what_no_block_holds_is_refused(void **state) {
-    uint8_t block[256];
-    float values[256];
-    for (int i = 0; i < BLOCK_TYPES; i++) {
-        if (!dtype_encodes(block_types[i])) {
-            assert_false(dtype_encode(block_types[i], values, block, 256));
-            continue;
-        }
-        const int count = dtype_info(block_types[i])->block_values;
-        const float bad[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f};
-        for (size_t j = 0; j < sizeof bad / sizeof *bad; j++) {
-            for (int k = 0; k < count; k++) values[k] = 0.5f;
-            assert_true(dtype_encode(block_types[i], values, block, count));
-            values[count / 2] = bad[j];
-            assert_false(dtype_encode(block_types[i], values, block, count));
-        }
-        for (int k = 0; k < count; k++) values[k] = (k % 2 ? 1 : -1) * 1e-42f; // too small for any scale
-        assert_true(dtype_encode(block_types[i], values, block, count));
-        assert_true(dtype_decode(block_types[i], block, values, count));
-        for (int k = 0; k < count; k++) assert_true(values[k] == 0);
-    }
-    assert_false(dtype_encode(DTYPE_I32, values, block, 1));
-    assert_false(dtype_encode(DTYPE_NF4, values, block, 2));
-}
-
 // ------------------------------------------------------------------------------------------------------ vector kernels
 
 static void check_stretch(const struct gemm_kernels *kernels, const struct stored_row *row, int64_t at,
@@ -343,11 +200,6 @@ int main(void) {
         cmocka_unit_test(blocks_decode_as_the_reference_does),
         cmocka_unit_test(every_small_float_decodes_as_the_reference_does),
         cmocka_unit_test(scales_beside_the_codes_are_found),
-        cmocka_unit_test(encoders_give_the_bytes_of_the_reference),
-        cmocka_unit_test(small_floats_come_back),
-        cmocka_unit_test(searched_blocks_are_closer_than_extremes),
-        cmocka_unit_test(odd_blocks_are_encoded),
-        cmocka_unit_test(what_no_block_holds_is_refused),
         cmocka_unit_test(every_instruction_set_decodes_the_same),
     };
     return cmocka_run_group_tests_name("stored", tests, NULL, NULL);
