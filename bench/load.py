@@ -185,6 +185,7 @@ def main():
             print(f"round {turn + 1} of {options.rounds}", flush=True)
             for name, run in RUNS.items():
                 if options.only in (None, name):
+                    os.sync()  # the disk is done with what the one before left in memory
                     held.append(run(options, pathlib.Path(tempfile.mkdtemp(dir=folders))))
     print(f"{sum(held)} of {len(held)} measurements held")
     return 0 if all(held) else 1
