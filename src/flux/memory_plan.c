@@ -61,9 +61,12 @@ void pipeline_plan(const struct pipeline *pipeline, const struct limn_request *f
                                               .part = "autoencoder",
                                               .own = kept + encoding,
                                               .reads = filled->reference_count});
+    struct checkpoint_summary transformer = transformer_weights(pipeline->transformer);
+    for (int i = 0; i < pipeline->own_lora_count; i++)
+        transformer.bytes += lora_bytes(pipeline->own_loras[i].lora);
     add_stage(plan, (struct memory_stage){.name = "steps",
                                           .part = "transformer",
-                                          .weights = transformer_weights(pipeline->transformer),
+                                          .weights = transformer,
                                           .own = kept + transformer_run_bytes(pipeline->transformer,
                                                                               pipeline->compute,
                                                                               pipeline->settings.text_length,

@@ -366,6 +366,10 @@ const struct lora_branch *lora_branch(const struct lora *lora, int64_t index) {
     return &lora->branches[index];
 }
 
+int64_t lora_bytes(const struct lora *lora) {
+    return checkpoint_summary(lora->checkpoint).bytes;
+}
+
 void lora_release_pages(const struct lora *lora) {
     checkpoint_release_pages(lora->checkpoint);
 }

@@ -41,6 +41,9 @@ int64_t lora_branch_count(const struct lora *lora);
 // Ordered by module, block and row; index in [0, lora_branch_count). The matrices live as long as the LoRA.
 const struct lora_branch *lora_branch(const struct lora *lora, int64_t index);
 
+// Bytes of its file, which is mapped.
+int64_t lora_bytes(const struct lora *lora);
+
 // Tells the system that the file's pages are not needed for now.
 void lora_release_pages(const struct lora *lora);
 

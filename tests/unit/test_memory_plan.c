@@ -194,9 +194,31 @@ static int tear_down(void **state) {
     return nftw(root, unlink_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+// A LoRA of the model is read in every step, too.
+static void loras_count(void **state) {
+    const struct limn_lora lora = {.file = FIXTURES "model-a-lora-diffusers.safetensors", .scale = 1};
+    struct limn_options options = {.loras = &lora, .lora_count = 1};
+    struct stat file;
+    int64_t bytes[2];
+    assert_int_equal(stat(lora.file, &file), 0);
+    for (int i = 0; i < 2; i++) {
+        struct error error = {0};
+        struct memory_plan plan;
+        struct limn_request request = request_of(64), filled;
+        struct pipeline *pipeline = pipeline_open(FIXTURES "model-a", i ? &options : NULL, &error);
+        assert_ok(pipeline, error);
+        assert_ok(pipeline_check(pipeline, &request, &filled, &error), error);
+        pipeline_plan(pipeline, &filled, 1 << 30, &plan);
+        bytes[i] = plan.stages[1].weights.bytes;
+        pipeline_close(pipeline);
+    }
+    assert_int_equal(bytes[1] - bytes[0], file.st_size);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bounds_hold),
+        cmocka_unit_test(loras_count),
         cmocka_unit_test(too_little_memory_is_said_before_the_run),
         cmocka_unit_test(residence_follows_memory),
         cmocka_unit_test(forms_are_chosen_by_memory),
