@@ -13,9 +13,8 @@ enum { MEMORY_STAGES = 4 };
 struct memory_stage {
     const char *name; // "text", "references", "steps", "decode"
     const char *part; // whose weights it reads
-    struct checkpoint_summary
-        weights; // mapped files, the transformer's with the model's own LoRAs; of the autoencoder nothing: it was repacked
-        // when it was opened
+    // Mapped files, the transformer's with the model's own LoRAs; of the autoencoder nothing: it was repacked when it was opened.
+    struct checkpoint_summary weights;
     int64_t own;   // bytes of memory, an upper bound: activations, and what is kept over all stages
     int reads;     // how often it goes through the weights
     bool resident; // weights and own memory fit together
