@@ -483,7 +483,9 @@ static void test_two_servers(void **state) {
     second = store_open(&shelf->options, &error);
     assert_ok(second, error);
     store_state(second, &now);
-    assert_int_equal(now.recovered, 1);
+    int64_t recovered = now.recovered;
+    store_state(first, &now); // whose upkeep may have come first
+    assert_int_equal(recovered + now.recovered, 1);
     store_close(second);
 }
 
@@ -619,8 +621,9 @@ static void test_damaged(void **state) {
     assert_int_equal(pwrite(file, noise, (size_t)about.st_size, 0), about.st_size);
     free(noise);
     close(file);
-    char log[128];
+    char log[128], index[128];
     snprintf(log, sizeof log, "%s-wal", shelf->path);
+    snprintf(index, sizeof index, "%s-shm", shelf->path);
     assert_int_equal(truncate(log, 0), 0);
     // Pages in memory may serve for a while; a new connection sees the damage at once.
     struct error error = {0};
@@ -632,6 +635,7 @@ static void test_damaged(void **state) {
     snprintf(fresh, sizeof fresh, "%s/fresh.db", shelf->folder);
     copy_file(copy, fresh);
     assert_int_equal(unlink(log), 0);
+    assert_int_equal(unlink(index), 0);
     assert_int_equal(rename(fresh, shelf->path), 0);
     double deadline = clock_seconds() + 20;
     enum error_kind kind = ERROR_NONE;
@@ -640,14 +644,18 @@ static void test_damaged(void **state) {
     assert_non_null(json);
     json_decref(json);
     struct store_begun begun;
+    bool written;
     int number = 0;
     do {
         char id[32];
         snprintf(id, sizeof id, "req_later_%04d", number++);
         struct store_begin next = begin_of(id);
         begun = begin_now(store, &next);
-    } while (begun.outcome != STORE_NEW && clock_seconds() < deadline);
-    assert_int_equal(begun.outcome, STORE_NEW);
+        char sql[100]; // until it notices, the file that was there may still be written
+        snprintf(sql, sizeof sql, "SELECT count(*) FROM requests WHERE id = '%s'", id);
+        written = begun.outcome == STORE_NEW && shelf_integer(shelf, sql) == 1;
+    } while (!written && clock_seconds() < deadline);
+    assert_true(written);
     // What the copy does not know cannot be settled, and is not owed for ever.
     struct store_settled settled = complete_now(store, in_work.id, 1, NULL);
     assert_int_equal(settled.error.kind, ERROR_NOT_FOUND);
@@ -669,11 +677,13 @@ static void test_damaged_while_running(void **state) {
         assert_true(complete_now(store, id, 1, NULL).changed);
     }
     shelf_close(shelf);
-    char good[128], bad[128], log[128], log_good[140];
+    char good[128], bad[128], log[128], log_good[140], index[128], index_good[140];
     snprintf(good, sizeof good, "%s/good.db", shelf->folder);
     snprintf(bad, sizeof bad, "%s/bad.db", shelf->folder);
     snprintf(log, sizeof log, "%s-wal", shelf->path);
     snprintf(log_good, sizeof log_good, "%s-wal", good);
+    snprintf(index, sizeof index, "%s-shm", shelf->path);
+    snprintf(index_good, sizeof index_good, "%s-shm", good);
     copy_file(shelf->path, bad);
     // The head of the file and its schema are whole; most of what follows is not.
     int file = open(bad, O_RDWR | O_CLOEXEC);
@@ -687,8 +697,11 @@ static void test_damaged_while_running(void **state) {
     store = shelf_open(shelf);
     struct store_begin begin = begin_of("req_before_01");
     must_begin(store, &begin);
-    assert_int_equal(rename(shelf->path, good), 0);
+    // SQLite's files go first: who opens another database under this name begins its index anew, under connections that still
+    // use it.
+    assert_int_equal(rename(index, index_good), 0);
     assert_int_equal(rename(log, log_good), 0);
+    assert_int_equal(rename(shelf->path, good), 0);
     assert_int_equal(rename(bad, shelf->path), 0);
     double deadline = clock_seconds() + 10;
     struct store_begun begun;
@@ -705,6 +718,7 @@ static void test_damaged_while_running(void **state) {
     assert_int_equal(begun.outcome, STORE_UNWRITTEN);
     assert_contains(begun.error.message, "damaged");
     unlink(log);
+    assert_int_equal(rename(index_good, index), 0);
     assert_int_equal(rename(log_good, log), 0);
     assert_int_equal(rename(good, shelf->path), 0);
     expect_recovery(shelf, begin.id);
