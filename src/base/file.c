@@ -267,3 +267,23 @@ char *path_join(const char *folder, const char *name) {
     if (path) snprintf(path, room, "%s%s%s", folder, length && folder[length - 1] != '/' ? "/" : "", name);
     return path;
 }
+
+bool file_link(const char *path, const char *link, struct error *error) {
+    struct stat there;
+    const size_t size = strlen(link) + 32;
+    char *draft = malloc(size);
+    if (!draft) return error_set(error, ERROR_MEMORY, "%s: not enough memory for a path", link);
+    snprintf(draft, size, "%s.%ld", link, (long)getpid());
+    if (lstat(link, &there) == 0 && !S_ISLNK(there.st_mode)) {
+        free(draft);
+        return error_set(error, ERROR_IO, "%s: is there already, expected nothing or a link", link);
+    }
+    unlink(draft); // of a process of that number that died
+    bool good = symlink(path, draft) == 0 && rename(draft, link) == 0;
+    if (!good) {
+        error_set(error, ERROR_IO, "%s: no link to %s: %s", link, path, strerror(errno));
+        unlink(draft);
+    }
+    free(draft);
+    return good;
+}

@@ -31,6 +31,9 @@ bool file_read(const char *path, size_t limit, char **data, size_t *size, struct
 // killed) the old file, or none, is there and no temporary one is left behind by a failure that limn sees.
 bool file_write(const char *path, const void *data, size_t size, struct error *error);
 
+// Makes [link] a symbolic link to [path], at once and in the place of another link; what is no link is not replaced but an error.
+bool file_link(const char *path, const char *link, struct error *error);
+
 bool file_exists(const char *path);   // a regular file or a link to one
 bool folder_exists(const char *path); // a folder or a link to one
 

@@ -6,11 +6,9 @@
 #include "flux/fit.h"
 #include "weights/python_text.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define GITHUB_RAW "https://raw.githubusercontent.com"
 
@@ -119,15 +117,8 @@ static void form_name(const struct card_form *form, char *name, size_t size) {
 
 // Makes [folder]/[name] a link to [path], in place of another one.
 static bool link_to(const char *folder, const char *name, const char *path, struct error *error) {
-    char fresh[200];
-    snprintf(fresh, sizeof fresh, ".%.150s.%ld", name, (long)getpid());
-    char *link = path_join(folder, name), *draft = path_join(folder, fresh);
-    bool good = (link && draft) || no_memory(error);
-    if (good && (symlink(path, draft) != 0 || rename(draft, link) != 0)) {
-        good = error_set(error, ERROR_IO, "%s: no link to %s: %s", link, path, strerror(errno));
-        unlink(draft);
-    }
-    free(draft);
+    char *link = path_join(folder, name);
+    const bool good = link ? file_link(path, link, error) : no_memory(error);
     free(link);
     return good;
 }

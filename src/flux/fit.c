@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { JSON_BYTES_MOST = 1 << 20, FORMS_MOST = 16, SPARE = 25 };
 
@@ -138,10 +137,9 @@ bool model_fit(const char *folder, int64_t memory, struct part_fit fits[FIT_PART
 // ------------------------------------------------------------------------------------------------------------- making
 
 static bool link_to(const char *from, const char *folder, const char *name, struct error *error) {
-    char *to = path_join(folder, name), *real = to ? realpath(from, NULL) : NULL;
+    char *to = path_join(folder, name), *real = realpath(from, NULL);
     bool good = real != NULL || error_set(error, ERROR_IO, "%s: %s", from, strerror(errno));
-    if (good && symlink(real, to) != 0 && errno != EEXIST)
-        good = error_set(error, ERROR_IO, "%s: a link cannot be made: %s", to, strerror(errno));
+    good = good && (to || no_memory(folder, error)) && file_link(real, to, error);
     free(real);
     free(to);
     return good;

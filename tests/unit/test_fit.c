@@ -186,6 +186,23 @@ static void test_tokenizer_comes_along(void **state) {
     pipeline_close(pipeline);
 }
 
+static void test_links_replace_links_only(void **state) {
+    char link[120], text[200];
+    struct error error = {0};
+    snprintf(link, sizeof link, "%s/link", (char *)*state);
+    assert_ok(file_link("/first", link, &error), error);
+    assert_ok(file_link("/second", link, &error), error);
+    const ssize_t length = readlink(link, text, sizeof text);
+    assert_int_equal(length, 7);
+    assert_memory_equal(text, "/second", 7);
+    assert_int_equal(unlink(link), 0);
+    assert_ok(file_write(link, "kept", 4, &error), error);
+    assert_false(file_link("/third", link, &error));
+    assert_contains(error.message, "is there already");
+    struct stat about;
+    assert_true(lstat(link, &about) == 0 && S_ISREG(about.st_mode) && about.st_size == 4);
+}
+
 static void test_wrong_folders(void **state) {
     struct part_fit fits[FIT_PARTS];
     struct error error = {0};
@@ -205,6 +222,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_folder_on_another, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_own_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_tokenizer_comes_along, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_links_replace_links_only, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_wrong_folders, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
